@@ -1,0 +1,88 @@
+# Run `make` for a list. Everything lives in .venv and node_modules; system packages (real Redis,
+# PostgreSQL, nginx and Chromium for the tests) come from Debian.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VENDOR := messagebusd/demo/static/vendor
+PYTEST := $(BIN)/python -m pytest
+CODE := messagebusd tests bench
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.PHONY: run
+run: install ## Set everything up and serve on the embedded store
+	$(BIN)/messagebusd serve --config config/bus.toml
+
+.PHONY: demo
+demo: install ## Set everything up and serve the demo chat
+	$(BIN)/messagebusd demo
+
+.PHONY: install
+install: $(VENV)/.installed $(VENDOR)/message-bus.js ## Make the Python environment, fetch the browser client
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+$(VENDOR)/message-bus.js: package.json package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: apt-get install npm" >&2; exit 1; }
+	npm ci --silent --no-audit --no-fund
+	npm run --silent vendor
+	@touch $@
+
+.PHONY: packages
+packages: ## Install the system packages that the tests need (asks for sudo unless root)
+	@deploy/install-test-packages.sh
+
+.PHONY: test
+test: packages install ## Set everything up and run every test
+	$(PYTEST) tests
+
+.PHONY: unit
+unit: install ## Run the fast tests: no sockets, no browser
+	$(PYTEST) tests/unit tests/backends tests/test_floors.py -q
+
+.PHONY: check
+check: install ## Format, lint, types, floors
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(PYTEST) tests/test_floors.py -q
+
+.PHONY: format
+format: install ## Format the code and mend what ruff can mend
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+.PHONY: conformance
+conformance: install ## Run the recorded scenarios of the original against the daemon
+	$(PYTEST) tests/conformance
+
+.PHONY: fuzz
+fuzz: install ## Fuzz the parsers for five minutes
+	FUZZ_SECONDS=300 $(PYTEST) tests/fuzz --timeout 900
+
+.PHONY: bench
+bench: install ## Measure parked memory, fan-out, polls and publishes
+	$(BIN)/python -m bench
+
+.PHONY: build
+build: install ## Build wheel and sdist into dist/
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build
+
+.PHONY: clean
+clean: ## Remove everything that make made
+	rm -rf $(VENV) node_modules $(VENDOR) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Install what the tests run against: Debian's packages, as root or through sudo. Does nothing, and
+# asks for nothing, when they are there.
+set -euo pipefail
+
+packages=()
+command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
+command -v chromium >/dev/null || packages+=(chromium)
+command -v npm >/dev/null || packages+=(npm)
+[ "${#packages[@]}" -eq 0 ] && exit 0
+
+echo "The tests need: ${packages[*]}"
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || {
+        echo "Run as root: apt-get install ${packages[*]}" >&2
+        exit 1
+    }
+    as_root=(sudo)
+fi
+# The packages' own servers shall not start: the tests start theirs on free ports.
+"${as_root[@]}" sh -c '
+    export DEBIAN_FRONTEND=noninteractive
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf "#!/bin/sh\nexit 101\n" >"$policy" && chmod +x "$policy"
+        trap "rm -f $policy" EXIT
+    fi
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+' install "${packages[@]}"

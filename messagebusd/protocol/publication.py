@@ -1,0 +1,242 @@
+"""The rules of publishing: one place, whatever the door (SPEC 3.1).
+
+`parse_publication` turns one JSON object into a `Publication` that every store may keep, or raises
+a RequestError that says what to change. What leaves here has a usable channel, an audience that
+names somebody, and data that any peer can read.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from messagebusd.errors import (
+    InvalidAudience,
+    LimitExceeded,
+    MalformedRequest,
+    ReservedChannel,
+)
+from messagebusd.protocol.channels import (
+    CACHE_CHANNEL,
+    GLOBAL_PREFIX,
+    INTERNAL_CHANNELS,
+    MAX_CHANNEL_BYTES,
+    validate_channel,
+    validate_site,
+)
+from messagebusd.protocol.message import Audience, Id
+
+T = TypeVar("T")
+
+# The Ruby library's JSON parser gives up at 100 levels, and the stored form adds one: deeper data
+# would poison the channel for every Ruby reader.
+MAX_DEPTH = 99
+
+
+@dataclass(frozen=True, slots=True)
+class PublishLimits:
+    """Sizes in bytes."""
+
+    max_data: int = 1024 * 1024
+    max_channel: int = MAX_CHANNEL_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Something that may be published; ``data`` is compact JSON, ``None`` stands for defaults.
+
+    ``max_backlog_age`` is in seconds and, like ``max_backlog_size``, concerns this channel only.
+    """
+
+    channel: str
+    data: bytes
+    site_id: str | None = None
+    audience: Audience | None = None
+    max_backlog_size: int | None = None
+    max_backlog_age: int | None = None
+    queue_in_memory: bool = False
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
+def _decoder(kind: Any) -> Callable[[bytes | msgspec.Raw], Any]:
+    return msgspec.json.Decoder(kind).decode
+
+
+_object = _decoder(dict[str, msgspec.Raw])
+_ids = _decoder(list[Id] | None)
+_FIELDS: dict[str, Callable[[bytes | msgspec.Raw], Any]] = {
+    "channel": _decoder(str),
+    "data": lambda raw: raw,
+    "site_id": _decoder(str | None),
+    "user_ids": _ids,
+    "group_ids": _ids,
+    "client_ids": _ids,
+    "max_backlog_size": _decoder(Count | None),
+    "max_backlog_age": _decoder(Count | None),
+    "queue_in_memory": _decoder(bool),
+}
+_AUDIENCE_FIELDS = ("user_ids", "group_ids", "client_ids")
+
+
+def parse_publication(body: bytes | msgspec.Raw, limits: PublishLimits) -> Publication:
+    """Read and check one publish request. Raises RequestError."""
+    fields = parse_object(body, _FIELDS, required=("channel", "data"))
+    return check_publication(
+        fields["channel"],
+        bytes(fields["data"]),
+        limits,
+        site_id=fields.get("site_id"),
+        user_ids=fields.get("user_ids"),
+        group_ids=fields.get("group_ids"),
+        client_ids=fields.get("client_ids"),
+        max_backlog_size=fields.get("max_backlog_size"),
+        max_backlog_age=fields.get("max_backlog_age"),
+        queue_in_memory=fields.get("queue_in_memory", False),
+    )
+
+
+def parse_object(
+    body: bytes | msgspec.Raw,
+    fields: dict[str, Callable[[bytes | msgspec.Raw], Any]],
+    required: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Decode a JSON object with just these fields, naming the one that is wrong."""
+    try:
+        bytes(body).decode()
+        raw_fields = _object(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequest(f"not a JSON object: {error}", code="invalid_json") from None
+    decoded = {}
+    for name, raw in raw_fields.items():
+        decode = fields.get(name)
+        if decode is None:
+            near = difflib.get_close_matches(name, fields, 1)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise MalformedRequest(f"unknown field {name[:64]!r}{hint}", code="unknown_field")
+        try:
+            decoded[name] = decode(raw)
+        except (msgspec.DecodeError, RecursionError) as error:
+            kind = InvalidAudience if name in _AUDIENCE_FIELDS else MalformedRequest
+            raise kind(f"{name}: {error}") from None
+    for name in required:
+        if name not in decoded:
+            raise MalformedRequest(f"the field {name!r} is missing")
+    return decoded
+
+
+def check_publication(
+    channel: str,
+    data: bytes,
+    limits: PublishLimits,
+    *,
+    site_id: str | None = None,
+    user_ids: list[Id] | None = None,
+    group_ids: list[Id] | None = None,
+    client_ids: list[Id] | None = None,
+    max_backlog_size: int | None = None,
+    max_backlog_age: int | None = None,
+    queue_in_memory: bool = False,
+) -> Publication:
+    """Apply the rules to decoded values; ``data`` is JSON. Raises RequestError."""
+    validate_channel(channel, limits.max_channel)
+    if site_id is not None:
+        validate_site(site_id)
+    if len(data) > limits.max_data:
+        raise LimitExceeded(
+            f"the data has {len(data)} bytes, {limits.max_data} are allowed",
+            code="payload_too_large",
+            status=413,
+        )
+    data = compact(data)
+    for name, ids in zip(_AUDIENCE_FIELDS, (user_ids, group_ids, client_ids), strict=True):
+        if ids is not None and not ids:
+            # Read as "no restriction", an empty list would show everybody what was meant for
+            # a group that happens to have no members (REFERENCE A2).
+            raise InvalidAudience(f"{name} is empty: this message would be for nobody")
+    restricted = user_ids is not None or group_ids is not None
+    if restricted and channel.startswith(GLOBAL_PREFIX):
+        raise InvalidAudience(
+            "a message on a /global/ channel cannot be restricted to users or groups: "
+            "they are known per site",
+            code="restricted_global",
+        )
+    if channel in INTERNAL_CHANNELS:
+        data = _check_internal(channel, data, user_ids, group_ids, client_ids)
+    audience = None
+    if restricted or client_ids is not None:
+        audience = Audience(user_ids, group_ids, client_ids)
+    return Publication(
+        channel, data, site_id, audience, max_backlog_size, max_backlog_age, queue_in_memory
+    )
+
+
+def compact(data: bytes) -> bytes:
+    """Check JSON text and take the white space out, leaving every number and string as it is."""
+    try:
+        data.decode()
+        data = msgspec.json.format(data, indent=-1)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequest(f"data is not JSON: {error}", code="invalid_json") from None
+    # Brackets inside strings count as well here, so the exact depth is only found when needed.
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+        raise LimitExceeded(f"data is nested more than {MAX_DEPTH} levels deep")
+    return data
+
+
+def _depth(data: bytes) -> int:
+    depth = 0
+    level = [msgspec.json.decode(data)]
+    while level := [each for each in level if isinstance(each, list | dict)]:
+        depth += 1
+        level = [
+            child for each in level for child in (each.values() if isinstance(each, dict) else each)
+        ]
+    return depth
+
+
+class _CacheOperation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A message of the Ruby library's DistributedCache (REFERENCE 4.3)."""
+
+    op: Literal["set", "delete", "clear"]
+    key: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    value: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    marshalled: bool | msgspec.UnsetType = msgspec.UNSET
+    origin: str
+    hash_key: str
+    app_version: str | msgspec.UnsetType = msgspec.UNSET
+
+
+def _check_internal(
+    channel: str,
+    data: bytes,
+    user_ids: list[Id] | None,
+    group_ids: list[Id] | None,
+    client_ids: list[Id] | None,
+) -> bytes:
+    """Refuse the bus' own channels, but for harmless cache operations.
+
+    A Ruby peer unmarshals the value of a cache operation that says ``marshalled``: whoever can
+    publish one can run code there. Returns the data rebuilt from what was checked, so that no
+    second ``marshalled`` hides in it.
+    """
+    if channel != CACHE_CHANNEL:
+        raise ReservedChannel(f"{channel} belongs to the bus")
+    try:
+        operation = msgspec.json.decode(data, type=_CacheOperation)
+    except msgspec.DecodeError as error:
+        raise ReservedChannel(f"{channel} takes only plain cache operations: {error}") from None
+    if operation.marshalled is True:
+        raise ReservedChannel(f"{channel} takes no marshalled values")
+    if (operation.op != "clear" and operation.key is msgspec.UNSET) or (
+        operation.op == "set" and operation.value is msgspec.UNSET
+    ):
+        raise ReservedChannel(f"{channel}: the operation {operation.op} is incomplete")
+    if user_ids != [-1] or group_ids is not None or client_ids is not None:
+        raise ReservedChannel(f"{channel} takes only messages for user_ids [-1]")
+    return msgspec.json.encode(operation)

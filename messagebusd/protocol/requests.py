@@ -1,0 +1,151 @@
+"""Reading a poll: channels, positions and mode, from whatever a client sends (SPEC 2.1, 2.3).
+
+Sixteen years of clients send forms, JSON, both with strange content types, numbers as text, and
+cache busters. What they mean is decided here; what is no poll at all raises a RequestError.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from messagebusd.errors import LimitExceeded, MalformedRequest
+from messagebusd.protocol.catchup import Position
+from messagebusd.protocol.channels import MAX_CHANNEL_BYTES, exceeds_bytes, validate_channel
+
+SEQ_KEY = "__seq"
+# Positions beyond 64 bits mean the same as this one: ahead of, or long before, anything.
+MAX_ID = 2**63 - 1
+
+_TO_I = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+(?:_[0-9]+)*)")
+_UNREADABLE = object()
+
+
+class Mode(enum.Enum):
+    """How a poll is answered."""
+
+    POLL = "poll"
+    LONG_POLL = "long_poll"
+    STREAM = "stream"
+
+
+@dataclass(frozen=True, slots=True)
+class PollLimits:
+    """What a poll may ask for; sizes in bytes."""
+
+    max_channels: int = 500
+    max_channel: int = MAX_CHANNEL_BYTES
+    max_client_id: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class PollRequest:
+    """What a client asks for. ``ignored`` counts keys whose value was no position."""
+
+    positions: dict[str, Position]
+    seq: int = 0
+    ignored: int = 0
+
+
+def to_i(text: str) -> int:
+    """Read leading digits as Ruby's String#to_i does: ``"4abc"`` is 4, ``"abc"`` is 0."""
+    found = _TO_I.match(text)
+    if found is None:
+        return 0
+    digits = found[1].replace("_", "")
+    if len(digits) > 19:  # at least 10**18: the exact value no longer matters
+        digits = digits.lstrip("+-").lstrip("0")
+        if len(digits) > 18:
+            return -MAX_ID if found[1].startswith("-") else MAX_ID
+        return -int(digits or "0") if found[1].startswith("-") else int(digits or "0")
+    return int(digits)
+
+
+def _read_position(value: Any) -> Any:
+    """A position as sent, or _UNREADABLE. The types are tested from the most frequent on."""
+    kind = type(value)
+    if kind is int:
+        return value if -MAX_ID <= value <= MAX_ID else MAX_ID if value > 0 else -MAX_ID
+    if kind is str:
+        return to_i(value) if value else None
+    if value is None:
+        return None
+    if kind is float:
+        return int(max(-MAX_ID, min(value, MAX_ID)))
+    return _UNREADABLE
+
+
+def parse_poll(pairs: Iterable[tuple[str, Any]], limits: PollLimits) -> PollRequest:
+    """Build a request from decoded keys and values; of a repeated key the last value counts.
+
+    Raises LimitExceeded for too many channels, InvalidChannel for an unusable name.
+    """
+    positions: dict[str, Position] = {}
+    seq = ignored = 0
+    for key, value in pairs:
+        position = _read_position(value)
+        if key == SEQ_KEY:
+            seq = 0 if position is None or position is _UNREADABLE else position
+        elif position is _UNREADABLE or not key:
+            ignored += 1
+        else:
+            validate_channel(key, limits.max_channel)
+            positions[key] = position
+    if len(positions) > limits.max_channels:
+        raise LimitExceeded(f"a poll may name {limits.max_channels} channels at most")
+    return PollRequest(positions, seq, ignored)
+
+
+def json_pairs(body: bytes) -> Iterable[tuple[str, Any]]:
+    """Decode a JSON body, which must be an object. Raises MalformedRequest."""
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequest(f"the body is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(decoded, dict):
+        raise MalformedRequest("the body must be a JSON object", code="invalid_json")
+    return decoded.items()
+
+
+def form_pairs(body: bytes, max_fields: int) -> Iterable[tuple[str, str]]:
+    """Decode an urlencoded body. Raises MalformedRequest, or LimitExceeded for too many fields."""
+    if not body:
+        return ()
+    if body.count(b"&") >= max_fields:
+        raise LimitExceeded(f"a form may have {max_fields} fields at most")
+    try:
+        return parse_qsl(
+            body.decode(), keep_blank_values=True, encoding="utf-8", errors="strict", separator="&"
+        )
+    except UnicodeDecodeError:
+        raise MalformedRequest("the form is not valid UTF-8", code="invalid_form") from None
+
+
+def validate_client_id(client_id: str, limits: PollLimits) -> None:
+    """Refuse a client id that is too long. Raises MalformedRequest.
+
+    Control characters cannot occur: ids are taken from the path as sent, escapes and all.
+    """
+    if exceeds_bytes(client_id, limits.max_client_id):
+        raise MalformedRequest(
+            f"a client id must not be longer than {limits.max_client_id} bytes",
+            code="invalid_client_id",
+        )
+
+
+def choose_mode(query: str, http_version: tuple[int, int], *, chunks: bool) -> Mode:
+    """How this client wants to be, and can be, answered.
+
+    ``chunks`` is whether the client did not object to them and they are enabled. The request's
+    real version counts, not a header: a proxy that speaks HTTP/1.0 to us cannot pass on chunks
+    (REFERENCE H14).
+    """
+    if query and "dlp=t" in query.split("&"):
+        return Mode.POLL
+    return Mode.STREAM if chunks and http_version >= (1, 1) else Mode.LONG_POLL

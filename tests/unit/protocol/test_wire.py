@@ -1,0 +1,61 @@
+"""Frames, chunks and heads, byte for byte."""
+
+import json
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from messagebusd.protocol import wire
+
+
+def test_recorded_bytes():
+    assert wire.EMPTY_FRAME == b"7\r\n[]\r\n|\r\n\r\n"
+    body = b'[{"global_id":4,"message_id":4,"channel":"/foo","data":"four"}]'
+    assert wire.frame(body) == b"44\r\n" + body + b"\r\n|\r\n\r\n"
+    assert wire.status_message({"/foo": 5}) == (
+        b'{"global_id":-1,"message_id":-1,"channel":"/__status","data":{"/foo":5}}'
+    )
+
+
+@given(
+    st.lists(
+        st.recursive(
+            st.none() | st.text() | st.floats(allow_nan=False, allow_infinity=False), st.lists
+        )
+    )
+)
+def test_frames_are_separable_whatever_is_in_them(values):
+    frames = [wire.frame(wire.array([msgspec.json.encode(value)])) for value in values]
+    body = b""
+    stream = b"".join(frames)
+    while stream:
+        size, _, rest = stream.partition(b"\r\n")
+        length = int(size, 16)
+        body, stream = body + rest[:length], rest[length + 2 :]
+    parts = body.split(wire.SEPARATOR)
+    assert parts.pop() == b""
+    assert [json.loads(part) for part in parts] == [[value] for value in values]
+
+
+def test_later_headers_win_and_none_is_there_twice():
+    headers = wire.poll_headers({"Cache-Control": "no-store", "X-A": "1"}, {"x-a": "2"})
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-a"] == "2"
+    assert len({name.lower() for name in headers}) == len(headers)
+
+
+def test_a_stream_keeps_its_type_and_framing():
+    head = wire.stream_head(wire.poll_headers({"Content-Type": "text/html"})).decode()
+    assert head.count("content-type: ") == 1
+    assert "content-type: text/plain; charset=utf-8\r\n" in head
+    assert "x-content-type-options: nosniff\r\n" in head
+    assert "transfer-encoding: chunked\r\n" in head
+    assert head.startswith("HTTP/1.1 200 OK\r\n")
+    assert head.endswith("\r\n\r\n")
+
+
+def test_an_answer_counts_bytes():
+    answer = wire.json_answer(wire.poll_headers(), '["ä"]'.encode())
+    assert b"content-length: 6\r\n" in answer
+    assert b"connection: close\r\n" in answer

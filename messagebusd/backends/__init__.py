@@ -1,0 +1,20 @@
+"""Floor 1: where messages live. `base.Backend` is the contract.
+
+`open_backend` is the only place that knows all stores.
+"""
+
+from messagebusd.backends.base import Backend, Retention
+from messagebusd.backends.memory import MemoryBackend
+from messagebusd.settings import BackendSettings
+
+
+def open_backend(settings: BackendSettings) -> Backend:
+    """The configured store, not opened yet."""
+    retention = Retention(
+        settings.max_backlog_size,
+        settings.max_global_backlog_size,
+        settings.max_backlog_age,
+        settings.clear_every,
+    )
+    memory = settings.memory
+    return MemoryBackend(retention, max_bytes=memory.max_bytes, snapshot_file=memory.snapshot_file)

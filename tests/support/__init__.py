@@ -1,0 +1,1 @@
+"""What several test packages share: a daemon as a subprocess, and HTTP down to the bytes."""

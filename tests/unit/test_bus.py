@@ -1,0 +1,265 @@
+"""Catching up: nothing lost, nothing twice, whatever happens between the steps (SPEC 2.6)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from messagebusd.backends.base import Retention
+from messagebusd.backends.memory import MemoryBackend
+from messagebusd.bus import MessageBus
+from messagebusd.connection import CloseReason, Connection, State
+from messagebusd.errors import StoreUnavailable
+from messagebusd.hub import Hub
+from messagebusd.identity.base import Identity
+from messagebusd.metrics import Metrics
+from messagebusd.protocol import wire
+from messagebusd.protocol.message import Audience
+from messagebusd.protocol.publication import Publication
+from messagebusd.protocol.requests import Mode
+from tests.support.clock import FakeClock
+from tests.support.transport import RecordingTransport
+
+HIDDEN = Audience([99])
+
+
+class SteppedBackend(MemoryBackend):
+    """Waits for a permit before and after each read, as a store on the network would."""
+
+    def __init__(self):
+        super().__init__(Retention(max_backlog_size=50), max_bytes=2**24)
+        self.permits = asyncio.Semaphore(0)
+        self.broken = False
+
+    async def last_ids(self, channels):
+        await self.permits.acquire()
+        if self.broken:
+            raise StoreUnavailable("away")
+        found = await super().last_ids(channels)
+        await self.permits.acquire()
+        self._announce()  # the read barrier, after a slow way back
+        return found
+
+    async def backlog(self, channel, after_id, *, max_messages, max_bytes):
+        await self.permits.acquire()
+        found = await super().backlog(
+            channel, after_id, max_messages=min(max_messages, 3), max_bytes=max_bytes
+        )
+        await self.permits.acquire()
+        self._announce()
+        return found
+
+
+class World:
+    def __init__(self, max_backlog_bytes=2**20, max_client_buffer=2**20):
+        self.backend = SteppedBackend()
+        self.hub = Hub(
+            FakeClock(),
+            Metrics(),
+            interval=25,
+            max_active_clients=10,
+            max_client_buffer=max_client_buffer,
+        )
+        self.bus = MessageBus(
+            self.backend, self.hub, Metrics(), max_backlog_bytes=max_backlog_bytes
+        )
+
+    async def publish(self, channel="/a", *, hidden=False, data=b"1"):
+        await self.bus.publish(Publication(channel, data, audience=HIDDEN if hidden else None))
+
+    def connect(self, *channels):
+        return Connection(self.hub, Identity(), "c", 0, Mode.STREAM, channels, wire.poll_headers())
+
+    async def poll(self, positions):
+        """One whole poll as the door does it; what its client was told."""
+        connection = self.connect(*positions)
+        news = await self.bus.attach(connection, list(positions.values()))
+        transport = RecordingTransport()
+        connection.park(transport, 0)
+        transport.write(wire.frame(news.array()))
+        if news.truncated:
+            connection.close(CloseReason.ENDED)
+        else:
+            self.hub.park(connection)
+        return connection, transport
+
+
+def follow(transport, positions):
+    """Do as message-bus.js: take every message, let a status move the positions."""
+    got = []
+    for frame in transport.frames:
+        for message in frame:
+            if message["channel"] == "/__status":
+                positions.update(message["data"])
+            else:
+                positions[message["channel"]] = message["message_id"]
+                got.append((message["channel"], message["message_id"]))
+    return got
+
+
+@pytest.mark.parametrize("before", [0, 5])
+@given(
+    actions=st.lists(
+        st.sampled_from(["visible", "hidden", "other", "permit", "permit", "turn"]), max_size=40
+    ),
+    lag=st.integers(0, 5),
+)
+def test_every_interleaving_delivers_exactly_once(before, actions, lag):
+    async def scenario():
+        world = World()
+        await world.backend.open()
+        visible = []
+
+        async def publish(channel, hidden):
+            await world.publish(channel, hidden=hidden)
+            if not hidden:
+                last = (await MemoryBackend.last_ids(world.backend, [channel]))[channel]
+                if channel == "/b" or last > start:
+                    visible.append((channel, last))
+
+        start = 0
+        for _ in range(before):
+            await publish("/a", False)
+        start = max(0, before - lag)
+        visible[:] = [(channel, number) for channel, number in visible if number > start]
+        positions = {"/a": start, "/b": 0}
+        attaching = asyncio.create_task(world.poll(positions.copy()))
+        for action in actions:
+            match action:
+                case "visible":
+                    await publish("/a", False)
+                case "hidden":
+                    await publish("/a", True)
+                case "other":
+                    await publish("/b", False)
+                case "permit":
+                    world.backend.permits.release()
+            await asyncio.sleep(0)
+        for _ in range(200):
+            world.backend.permits.release()
+        connection, transport = await attaching
+        await world.publish("/a", hidden=True)
+        await asyncio.sleep(0.0)
+        await asyncio.sleep(0.0)
+        connection.close(CloseReason.ENDED)
+
+        got = follow(transport, positions)
+        for channel in ("/a", "/b"):
+            assert [each for each in got if each[0] == channel] == [
+                each for each in visible if each[0] == channel
+            ]
+        # The client is up to date: its next poll has nothing to ask for.
+        assert positions == await MemoryBackend.last_ids(world.backend, ["/a", "/b"])
+
+    asyncio.run(scenario())
+
+
+async def attach(world, positions):
+    world.backend.permits = asyncio.Semaphore(1000)
+    connection = world.connect(*positions)
+    return connection, await world.bus.attach(connection, list(positions.values()))
+
+
+async def test_a_long_backlog_comes_in_parts_without_a_hole():
+    world = World(max_backlog_bytes=400)
+    for number in range(12):
+        await world.publish("/a", hidden=number % 4 == 3)
+        await world.publish("/b")
+    world.backend.permits = asyncio.Semaphore(10_000)
+    positions, got = {"/a": 0, "/b": 0}, []
+    for _ in range(20):
+        connection, transport = await world.poll(positions.copy())
+        assert len(transport.writes[0]) < 900
+        if connection.state is State.PARKED:
+            break
+        got += follow(transport, positions)
+    else:
+        pytest.fail("the backlog never ended")
+    got += follow(transport, positions)
+    assert [number for channel, number in got if channel == "/a"] == [1, 2, 3, 5, 6, 7, 9, 10, 11]
+    assert [number for channel, number in got if channel == "/b"] == list(range(1, 13))
+    assert positions == {"/a": 12, "/b": 12}
+
+
+async def test_one_message_larger_than_the_bound_is_delivered_all_the_same():
+    world = World(max_backlog_bytes=100)
+    await world.publish(data=b'"%b"' % (b"x" * 1000))
+    await world.publish()
+    _, news = await attach(world, {"/a": 0})
+    assert [each.message_id for each in news.messages] == [1]
+    assert news.truncated
+
+
+async def test_hidden_messages_are_skipped_by_a_status():
+    world = World()
+    for hidden in (True, False, True):
+        await world.publish(hidden=hidden)
+    _, news = await attach(world, {"/a": 0})
+    assert [each["channel"] for each in json.loads(news.array())] == ["/a", "/__status"]
+    assert news.status == {"/a": 3}
+
+
+async def test_a_status_never_steps_back():
+    """A live message that came during the read ends the news, not a status below it."""
+    world = World()
+    await world.publish(hidden=True)
+    attaching = asyncio.create_task(world.poll({"/a": 0}))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        world.backend.permits.release()
+        await asyncio.sleep(0)
+    await world.publish()
+    for _ in range(20):
+        world.backend.permits.release()
+    _, transport = await attaching
+    positions = {"/a": 0}
+    follow(transport, positions)
+    assert positions == {"/a": 2}
+
+
+async def test_too_much_live_traffic_while_reading_ends_the_poll_after_its_backlog():
+    world = World(max_client_buffer=300)
+    await world.publish()
+    attaching = asyncio.create_task(world.poll({"/a": 0}))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        world.backend.permits.release()
+        await asyncio.sleep(0)
+    for _ in range(10):
+        await world.publish()
+    await asyncio.sleep(0)
+    for _ in range(50):
+        world.backend.permits.release()
+    connection, transport = await attaching
+    assert connection.state is State.CLOSED
+    positions = {"/a": 0}
+    seen = follow(transport, positions)
+    assert [number for _, number in seen] == list(range(1, len(seen) + 1))
+    _, news = await attach(world, positions)
+    assert positions["/a"] + len(news.messages) == 11
+
+
+async def test_a_store_that_is_away_leaves_nothing_behind():
+    world = World()
+    world.backend.broken = True
+    world.backend.permits.release()
+    connection = world.connect("/a")
+    with pytest.raises(StoreUnavailable):
+        await world.bus.attach(connection, [0])
+    assert connection.state is State.CLOSED
+    assert world.hub.subscribers("/a") == 0
+
+
+async def test_a_poll_given_up_while_reading_leaves_nothing_behind():
+    world = World()
+    connection = world.connect("/a")
+    attaching = asyncio.create_task(world.bus.attach(connection, [0]))
+    await asyncio.sleep(0)
+    attaching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
+    assert world.hub.subscribers("/a") == 0

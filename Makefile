@@ -66,6 +66,11 @@ format: install ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
+.PHONY: docs
+docs: install ## Write the sample configuration and docs/configuration.md anew from the settings
+	$(BIN)/python -m messagebusd.settings.reference sample > config/bus.toml
+	$(BIN)/python -m messagebusd.settings.reference markdown > docs/configuration.md
+
 .PHONY: conformance
 conformance: install ## Run the recorded scenarios of the original against the daemon
 	$(PYTEST) tests/conformance

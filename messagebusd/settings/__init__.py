@@ -1,0 +1,58 @@
+"""The settings: one frozen tree, read once, checked whole.
+
+``model.py`` is the list of everything that can be set, ``values.py`` the kinds of values in it,
+``loading.py`` how defaults, file, environment and command line become one tree, ``toml_lines.py``
+where in the file a key stands, ``reference.py`` the tree as text (sample file, documentation).
+
+This package imports the standard library, pydantic and ``messagebusd.errors``, and does no I/O but
+reading the configuration file and the files that secrets come from.
+"""
+
+from messagebusd.settings.loading import LoadedSettings, load_settings
+from messagebusd.settings.model import (
+    ApiKey,
+    ApiSettings,
+    BackendSettings,
+    CorsSettings,
+    FilterSettings,
+    LogSettings,
+    LookupHeaders,
+    LookupSettings,
+    MemorySettings,
+    MetricsSettings,
+    PollSettings,
+    Scope,
+    ServerSettings,
+    Settings,
+)
+from messagebusd.settings.values import (
+    Address,
+    FdAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+)
+
+__all__ = [
+    "Address",
+    "ApiKey",
+    "ApiSettings",
+    "BackendSettings",
+    "CorsSettings",
+    "FdAddress",
+    "FilterSettings",
+    "LoadedSettings",
+    "LogSettings",
+    "LookupHeaders",
+    "LookupSettings",
+    "MemorySettings",
+    "MetricsSettings",
+    "PollSettings",
+    "Scope",
+    "ServerSettings",
+    "Settings",
+    "TcpAddress",
+    "UnixAddress",
+    "load_settings",
+    "parse_address",
+]

@@ -1,0 +1,174 @@
+"""Defaults, file, environment and command line become one tree, and all problems are found at once.
+
+Later sources win, key by key; the result is validated once, and what pydantic finds is said in
+words that fit the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from messagebusd.errors import ConfigurationError
+from messagebusd.settings.keys import (
+    KEYS,
+    allowed,
+    annotation_at,
+    annotation_of,
+    dotted,
+    is_hidden,
+    item_in,
+    nearest_key,
+    section_in,
+)
+from messagebusd.settings.model import CROSS_CHECK, Settings
+from messagebusd.settings.sources import Problem, Tree, read_environment, read_file
+from messagebusd.settings.toml_lines import KeyPath
+
+OPTIONS: Mapping[str, str] = {"server.listen": "--listen", "backend.kind": "--backend"}
+"""Keys that have an option on the command line."""
+
+_LONG_INTERVAL = 55.0
+_SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """The settings, and for each dotted key where its value comes from.
+
+    A source is ``default``, ``FILE:LINE``, an environment variable or an option. ``warnings`` are
+    sentences about values that are allowed but probably not meant.
+    """
+
+    settings: Settings
+    sources: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def load_settings(
+    path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]
+) -> LoadedSettings:
+    """Read and check all settings.
+
+    ``overrides`` maps dotted keys, those in ``OPTIONS``, to what the command line says; ``None`` is
+    an option that was not given. Raises ``ConfigurationError`` naming every problem.
+    """
+    tree = Tree() if path is None else read_file(path)
+    problems: list[Problem] = []
+    for key, value in read_environment(environ, problems):
+        tree.put(key, value, key.variable)
+    for name, value in overrides.items():
+        if value is not None:
+            tree.put(KEYS[name], value, OPTIONS[name])
+    _read_secret_files(Settings, tree.data, (), tree, problems)
+    try:
+        settings = Settings.model_validate(tree.data)
+    except ValidationError as error:
+        problems.extend(_explain(error, tree))
+    if problems:
+        # Those in the file from top to bottom, then the others.
+        problems.sort(key=lambda problem: (problem.origin.line == 0, problem.origin.line))
+        raise ConfigurationError([str(problem) for problem in problems])
+    sources = {name: tree.source(key.path) for name, key in KEYS.items()}
+    return LoadedSettings(settings, sources, tuple(map(str, _doubts(settings, tree))))
+
+
+def _doubts(settings: Settings, tree: Tree) -> Iterator[Problem]:
+    interval = settings.poll.long_polling_interval
+    if interval > _LONG_INTERVAL:
+        yield Problem(
+            tree.origin(("poll", "long_polling_interval")),
+            f"poll.long_polling_interval is {interval:g} seconds; "
+            "many proxies end a silent request after 60",
+        )
+
+
+def _read_secret_files(
+    section: type[BaseModel],
+    table: dict[str, Any],
+    path: KeyPath,
+    tree: Tree,
+    problems: list[Problem],
+) -> None:
+    """Put the content of each ``<name>_file`` where ``<name>`` belongs, in this section and below.
+
+    Values of a wrong type are left for the validation.
+    """
+    for name, field in section.model_fields.items():
+        annotation, value, here = annotation_of(field), table.get(name), (*path, name)
+        inner, items = section_in(annotation), section_in(item_in(annotation))
+        if inner is not None and isinstance(value, dict):
+            _read_secret_files(inner, value, here, tree, problems)
+        elif items is not None and isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, dict):
+                    _read_secret_files(items, item, (*here, index), tree, problems)
+        file = table.get(f"{name}_file") if f"{name}_file" in section.model_fields else None
+        if not isinstance(file, str) or not file:
+            continue
+        origin = tree.origin((*path, f"{name}_file"))
+        if value is not None:
+            sentence = f"{dotted(here)}_file cannot be given together with {dotted(here)}"
+            problems.append(Problem(origin, sentence))
+            continue
+        try:
+            content = Path(file).read_bytes().decode()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            sentence = f"{dotted(here)}_file cannot be read: {file}: {reason}"
+            problems.append(Problem(origin, sentence))
+        else:
+            table[name] = content.removesuffix("\n").removesuffix("\r")
+            tree.place(here, origin)
+
+
+# -- what pydantic found, in other words
+
+
+def _explain(error: ValidationError, tree: Tree) -> Iterator[Problem]:
+    details = error.errors(include_url=False)
+    for detail in details:
+        path = tuple(step for step in detail["loc"] if step != "[key]")
+        kind, context = detail["type"], detail.get("ctx", {})
+        if kind == CROSS_CHECK:
+            for name, sentence in context["problems"]:
+                steps = (int(step) if step.isdigit() else step for step in name.split("."))
+                key = (*path, *steps)
+                yield Problem(tree.origin(key), f"{dotted(key)} {sentence}")
+        elif kind == "too_short" and any(_is_inside(path, other["loc"]) for other in details):
+            continue  # the list has items, but wrong ones, which have errors of their own
+        else:
+            yield Problem(tree.origin(path), f"{dotted(path)} {_sentence(path, detail)}")
+
+
+def _is_inside(path: KeyPath, other: KeyPath) -> bool:
+    return len(other) > len(path) and other[: len(path)] == path
+
+
+def _sentence(path: KeyPath, detail: Mapping[str, Any]) -> str:
+    match detail["type"]:
+        case "extra_forbidden":
+            nearest = nearest_key(path)
+            return "is not known" + (f"; did you mean {nearest}?" if nearest else "")
+        case "missing":
+            return "is missing"
+        case "too_short":
+            return "must not be an empty list"
+        case "value_error":
+            sentence = str(detail["ctx"]["error"])
+        case _:
+            sentence = f"must be {allowed(annotation_at(path))}"
+    value = detail["input"]
+    if is_hidden(annotation_at(path)) or isinstance(value, dict | list | tuple):
+        return sentence
+    return f"{sentence}; got {_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

@@ -1,0 +1,382 @@
+"""Everything that can be set: sections, keys, defaults, units and what each is for.
+
+The text below a key is its documentation: ``docs/configuration.md`` and ``config/bus.toml`` are
+made from it. Rules for one value belong to its kind (``values.py``); rules between values are the
+``model_validator`` functions here, which name the key at fault so that its line can be found.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from messagebusd.settings.values import (
+    Address,
+    BaseRoute,
+    Bytes,
+    CallableName,
+    ChannelText,
+    Count,
+    Expiry,
+    ExtraHeaders,
+    FilePath,
+    HeaderName,
+    KeyName,
+    Listen,
+    Origin,
+    Seconds,
+    SecondsOrZero,
+    Sha256,
+    Switch,
+    TcpAddress,
+    Text,
+    Token,
+    TrustedProxy,
+    WholeSeconds,
+    WholeSecondsOrZero,
+)
+
+CROSS_CHECK = "cross_check"
+"""Error type of rules between values; its context holds ``problems``, pairs of key and text."""
+
+
+def _refuse(problems: list[tuple[str, str]]) -> None:
+    if problems:
+        text = "; ".join(f"{key} {problem}" for key, problem in problems)
+        raise PydanticCustomError(CROSS_CHECK, "{text}", {"text": text, "problems": problems})
+
+
+class Section(BaseModel):
+    """What all sections have in common."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+
+class ServerSettings(Section):
+    """Where the daemon listens and how it stops."""
+
+    listen: Listen = TcpAddress("127.0.0.1", 8090)
+    """Public address: `host:port` (port 0 is any free one), `[v6]:port`, `unix:/path`, or `fd:N`,
+    a socket passed by systemd (its first one is `fd:3`)."""
+
+    internal_listen: Listen | None = Field(default=None, examples=["127.0.0.1:8091"])
+    """Address of the API, metrics and health. Unset: they are served on `listen` as well, and the
+    proxy in front must forward only the subscribers' path."""
+
+    base_route: BaseRoute = "/"
+    """Path under which `message-bus/` is found. One slash is put at each end, doubled slashes are
+    made one."""
+
+    trusted_proxies: tuple[TrustedProxy, ...] = ()
+    """Peers whose forwarding and identity headers are believed: addresses, networks, and `unix`
+    for every peer of a Unix socket."""
+
+    shutdown_timeout: SecondsOrZero = 30.0
+    """How long parked polls may stay after SIGTERM until they are ended. Polls that end by
+    themselves before it, end at their own deadlines."""
+
+    @model_validator(mode="after")
+    def _two_addresses(self) -> Self:
+        free_port = isinstance(self.listen, TcpAddress) and self.listen.port == 0
+        if self.internal_listen == self.listen and not free_port:
+            same = "must differ from listen; leave it out to serve the API on listen"
+            _refuse([("internal_listen", same)])
+        return self
+
+
+class PollSettings(Section):
+    """What subscribers may do, and how long and how much."""
+
+    enabled: Switch = True
+    """Whether subscribers are served here; a node may only publish."""
+
+    long_polling_enabled: Switch = True
+    """Whether polls may wait for messages. When false, every poll is answered at once."""
+
+    long_polling_interval: Seconds = 25.0
+    """How long a poll waits at most. Keep it below the read timeouts of everything in front, which
+    are often 30 or 60 seconds."""
+
+    chunked_encoding_enabled: Switch = True
+    """Whether subscribers that can read a stream get one."""
+
+    max_active_clients: Count = 50_000
+    """How many polls may wait at the same time; those above are answered at once."""
+
+    max_channels: Count = 500
+    """Channels in one poll."""
+
+    max_body: Bytes = 262_144
+    """Size of a poll's request body."""
+
+    max_client_id: Bytes = 128
+    """Length of a client id."""
+
+    max_channel: Bytes = 512
+    """Length of a channel name."""
+
+    max_client_buffer: Bytes = 262_144
+    """Unsent data of one subscriber, above which its response is ended; the backlog holds what it
+    missed."""
+
+    max_backlog_bytes: Bytes = 4_194_304
+    """Size of the backlog in one answer; the rest follows with the subscriber's next poll."""
+
+    body_timeout: Seconds = 10.0
+    """How long a request body may take to arrive."""
+
+    extra_response_headers: ExtraHeaders = Field(default={})
+    """Headers added to every answer to a subscriber."""
+
+    allow_broadcast: Switch = False
+    """Whether anybody may publish by `POST message-bus/broadcast`. For debugging only."""
+
+
+class CorsSettings(Section):
+    """Which other origins' pages may subscribe."""
+
+    allow_origins: tuple[Origin, ...] = ()
+    """Origins such as `https://forum.example`, or `*` for all."""
+
+    allow_headers: tuple[HeaderName, ...] = (
+        "Content-Type",
+        "Dont-Chunk",
+        "X-SILENCE-LOGGER",
+        "X-Shared-Session-Key",
+        "Discourse-Present",
+        "Discourse-Deferred-Track-View",
+        "Discourse-Deferred-Track-View-Topic-Id",
+        "Discourse-Deferred-Track-View-Path",
+        "Discourse-Deferred-Track-View-Query-String",
+        "Discourse-Deferred-Track-View-Referrer",
+        "Discourse-Deferred-Track-View-Session-Id",
+    )
+    """Request headers that pages may send: those of message-bus.js and of Discourse."""
+
+    expose_headers: tuple[HeaderName, ...] = ("Retry-After",)
+    """Response headers that pages may read. message-bus.js slows down only if it can read
+    `Retry-After`."""
+
+    max_age: WholeSecondsOrZero = 7200
+    """How long browsers may keep the answer to a preflight; Chromium keeps none longer than
+    7200."""
+
+
+class MemorySettings(Section):
+    """The store in the daemon's own memory."""
+
+    max_bytes: Bytes = 268_435_456
+    """Size of all stored messages; above it the oldest are dropped first."""
+
+    snapshot_file: FilePath | None = Field(default=None, examples=["/var/lib/messagebusd/snapshot"])
+    """File that ids and backlogs are written to at a clean stop and read from at start. Unset:
+    they begin anew."""
+
+
+class BackendSettings(Section):
+    """Where messages are stored, and for how long."""
+
+    kind: Literal["memory"] = "memory"
+    """The store."""
+
+    max_backlog_size: Count = 1000
+    """Messages kept for each channel."""
+
+    max_global_backlog_size: Count = 2000
+    """Messages kept in the log of all channels."""
+
+    max_backlog_age: WholeSeconds = 604_800
+    """A channel's backlog is dropped when nothing was published to it for so long."""
+
+    clear_every: Count = 1
+    """Backlogs are trimmed at every so many messages."""
+
+    max_data_size: Bytes = 1_048_576
+    """Size of one message's data."""
+
+    memory: MemorySettings = MemorySettings()
+
+    @model_validator(mode="after")
+    def _room_for_one_message(self) -> Self:
+        if self.memory.max_bytes < self.max_data_size:
+            small = f"must be at least backend.max_data_size, {self.max_data_size}"
+            _refuse([("memory.max_bytes", small)])
+        return self
+
+
+Scope = Literal["publish", "read", "admin"]
+
+
+class ApiKey(Section):
+    """A key for the API, with its own rights. It needs exactly one of `token`, `token_file` and
+    `sha256`."""
+
+    name: KeyName = Field(examples=["forum"])
+    """What the key is called in logs; unique."""
+
+    token: Token | None = None
+    """The key itself."""
+
+    token_file: FilePath | None = Field(default=None, examples=["/etc/messagebusd/forum.key"])
+    """File that holds the key."""
+
+    sha256: Sha256 | None = None
+    """SHA-256 of the key in hexadecimal, as `messagebusd key` prints it."""
+
+    scopes: tuple[Scope, ...] = Field(min_length=1, examples=[["publish", "read"]])
+    """What the key may do: `publish`, `read`, `admin`."""
+
+    channels: tuple[ChannelText, ...] | None = Field(
+        default=None, min_length=1, examples=[["/chat/*"]]
+    )
+    """Patterns of the channels that it may be used for, such as `/chat/*`. Unset: all."""
+
+    sites: tuple[Text, ...] | None = Field(default=None, min_length=1, examples=[["forum"]])
+    """Sites that it may be used for. Unset: all."""
+
+    expires: Expiry | None = Field(default=None, examples=[datetime(2030, 1, 1, tzinfo=UTC)])
+    """When it stops being valid. Unset: never."""
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        # token_file counts as token: its content has become the token when it was loaded.
+        has_token = self.token is not None or self.token_file is not None
+        if has_token == (self.sha256 is not None):
+            raise ValueError("needs exactly one of token, token_file and sha256")
+        return self
+
+
+class ApiSettings(Section):
+    """The HTTP API for publishers and operators. Without any key, a random one is made and printed
+    at start if the API listens on a loopback address or a Unix socket; otherwise the daemon refuses
+    to start."""
+
+    enabled: Switch = True
+    """Whether the API is served here; a node may only serve polls."""
+
+    key: Token | None = None
+    """One key that may do everything."""
+
+    key_file: FilePath | None = Field(default=None, examples=["/etc/messagebusd/api.key"])
+    """File that holds this key."""
+
+    keys: tuple[ApiKey, ...] = ()
+    """Further keys, each with its own rights."""
+
+    @model_validator(mode="after")
+    def _different_keys(self) -> Self:
+        problems: list[tuple[str, str]] = []
+        names: set[str] = set()
+        tokens = {self.key}
+        for index, key in enumerate(self.keys):
+            if key.name in names:
+                problems.append((f"keys.{index}.name", f"is used twice: {key.name}"))
+            if key.token is not None and key.token in tokens:
+                problems.append((f"keys.{index}", "has the same token as another key"))
+            names.add(key.name)
+            tokens.add(key.token)
+        _refuse(problems)
+        return self
+
+    @property
+    def has_key(self) -> bool:
+        """Whether any key is configured."""
+        return self.key is not None or self.key_file is not None or bool(self.keys)
+
+
+class LookupHeaders(Section):
+    """Headers that name the user, in mode `headers`."""
+
+    user: HeaderName = "X-MessageBus-User"
+    """User id. A value that is JSON (`7`, `"7"`) is read as JSON, any other as text."""
+
+    groups: HeaderName = "X-MessageBus-Groups"
+    """Group ids, as a JSON list."""
+
+    site: HeaderName = "X-MessageBus-Site"
+    """Site id."""
+
+    @model_validator(mode="after")
+    def _three_headers(self) -> Self:
+        if len({name.lower() for name in (self.user, self.groups, self.site)}) < 3:
+            raise ValueError("needs three different headers for user, groups and site")
+        return self
+
+
+class LookupSettings(Section):
+    """How the daemon learns who is polling."""
+
+    mode: Literal["none", "headers"] = "none"
+    """`none`: everybody is anonymous. `headers`: a trusted proxy sends the headers below."""
+
+    id_type: Literal["as_is", "integer", "string"] = "as_is"
+    """What user and group ids are turned into; an audience matches by type, `7` is not `"7"`."""
+
+    headers: LookupHeaders = LookupHeaders()
+
+
+class FilterSettings(Section):
+    """A filter over messages on their way to a subscriber. Every filter whose prefix matches must
+    allow a message; one that fails withholds it."""
+
+    channel_prefix: ChannelText = Field(examples=["/chat/"])
+    """Channels that it applies to."""
+
+    callable: CallableName = Field(examples=["forum_filters.chat:allow"])
+    """Python function that says whether a message may be delivered."""
+
+
+class LogSettings(Section):
+    """What is written to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is written."""
+
+    format: Literal["text", "json"] = "text"
+    """`text` for people, `json` for one object a line."""
+
+
+class MetricsSettings(Section):
+    """Prometheus metrics."""
+
+    enabled: Switch = True
+    """Whether `/metrics` is served."""
+
+
+class Settings(Section):
+    """All of it."""
+
+    server: ServerSettings = ServerSettings()
+    poll: PollSettings = PollSettings()
+    cors: CorsSettings = CorsSettings()
+    backend: BackendSettings = BackendSettings()
+    api: ApiSettings = ApiSettings()
+    lookup: LookupSettings = LookupSettings()
+    filters: tuple[FilterSettings, ...] = ()
+    """Filters on delivery."""
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    @property
+    def api_listen(self) -> Address:
+        """Where the API is served."""
+        return self.server.internal_listen or self.server.listen
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems: list[tuple[str, str]] = []
+        address = self.api_listen
+        exposed = isinstance(address, TcpAddress) and not address.is_local
+        if self.api.enabled and not self.api.has_key and exposed:
+            open_api = f"is required, because the API listens on {address}"
+            problems.append(("api.key", open_api))
+        if self.lookup.mode == "headers" and not self.server.trusted_proxies:
+            nobody = 'is "headers", which needs server.trusted_proxies: nobody else is believed'
+            problems.append(("lookup.mode", nobody))
+        _refuse(problems)
+        return self

@@ -58,13 +58,11 @@ def to_i(text: str) -> int:
     found = _TO_I.match(text)
     if found is None:
         return 0
-    digits = found[1].replace("_", "")
-    if len(digits) > 19:  # at least 10**18: the exact value no longer matters
-        digits = digits.lstrip("+-").lstrip("0")
-        if len(digits) > 18:
-            return -MAX_ID if found[1].startswith("-") else MAX_ID
-        return -int(digits or "0") if found[1].startswith("-") else int(digits or "0")
-    return int(digits)
+    sign = -1 if found[1][0] == "-" else 1
+    digits = found[1].lstrip("+-").replace("_", "").lstrip("0")
+    if len(digits) > 18:  # 64 bits and more: how much more no longer matters
+        return sign * MAX_ID
+    return sign * int(digits or "0")
 
 
 def _read_position(value: Any) -> Any:

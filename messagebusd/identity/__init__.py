@@ -5,6 +5,7 @@
 
 from messagebusd.identity.base import IdentityLookup
 from messagebusd.identity.static import AnonymousLookup, HeaderLookup
+from messagebusd.identity.webhook import WebhookLookup
 from messagebusd.settings import LookupSettings
 
 
@@ -13,4 +14,13 @@ def open_lookup(settings: LookupSettings) -> IdentityLookup:
     if settings.mode == "headers":
         names = settings.headers
         return HeaderLookup(names.user, names.groups, names.site, settings.id_type)
+    if settings.mode == "webhook":
+        webhook = settings.webhook
+        return WebhookLookup(
+            str(webhook.url),
+            timeout=webhook.timeout,
+            forward_headers=webhook.forward_headers,
+            secret=webhook.secret.get_secret_value() if webhook.secret is not None else None,
+            id_type=settings.id_type,
+        )
     return AnonymousLookup()

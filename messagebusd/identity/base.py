@@ -5,16 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from messagebusd.protocol.catchup import Position
+from messagebusd.protocol.channels import ChannelPatterns
 from messagebusd.protocol.message import Id
+
+# The Ruby library publishes to user -1 what nobody shall see; a person of that id would see it all.
+NOBODY = -1
+
+IdType = Literal["as_is", "integer", "string"]
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The person behind a poll; user_id None is an anonymous visitor.
 
-    ``response_headers`` go onto the answer, whatever kind it is.
+    ``response_headers`` go onto the answer, whatever kind it is. ``allowed_channels`` restricts
+    what may be asked for; ``forced_channels`` replaces it, with positions.
     """
 
     user_id: Id | None = None
@@ -22,6 +30,8 @@ class Identity:
     site_id: str | None = None
     is_admin: bool = False
     response_headers: Mapping[str, str] = field(default_factory=dict)
+    allowed_channels: ChannelPatterns | None = None
+    forced_channels: Mapping[str, Position] | None = None
 
 
 ANONYMOUS = Identity()
@@ -32,11 +42,44 @@ class Caller(NamedTuple):
 
     headers: Mapping[str, str]
     trusted: bool
+    client_id: str = ""
+    method: str = "POST"
+    path: str = ""
+    query: str = ""
+    remote_addr: str = ""
 
 
 class IdentityLookup(ABC):
     """Finds out who polls; asked once per poll, before the poll is registered."""
 
+    async def open(self) -> None:
+        """Get ready; called once, before anything else."""
+        return
+
+    async def close(self) -> None:
+        """Release everything."""
+        return
+
     @abstractmethod
     async def identify(self, caller: Caller) -> Identity:
         """Who this is. Raises LookupRefused or LookupUnavailable; never guesses anonymous."""
+
+
+def normalise_id(value: object, id_type: IdType) -> Id | None:
+    """An id as the configured type; None stays None.
+
+    An audience is matched by type: ids that come from different places must be made one type.
+    Raises ValueError for what is no id.
+    """
+    if value is None:
+        return None
+    if type(value) is not int and type(value) is not str:
+        raise ValueError("an id is an integer or a string")
+    if id_type == "string":
+        return str(value)
+    if id_type == "integer" and isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            raise ValueError("an id is no integer, which lookup.id_type asks for") from None
+    return value

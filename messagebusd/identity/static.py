@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from messagebusd.errors import LookupRefused, MalformedRequest
-from messagebusd.identity.base import ANONYMOUS, Caller, Identity, IdentityLookup
+from messagebusd.identity.base import (
+    ANONYMOUS,
+    NOBODY,
+    Caller,
+    Identity,
+    IdentityLookup,
+    IdType,
+    normalise_id,
+)
 from messagebusd.protocol.channels import validate_site
-from messagebusd.protocol.message import Id
-
-# The Ruby library publishes to user -1 what nobody shall see; a person of that id would see it all.
-NOBODY = -1
 
 
 class AnonymousLookup(IdentityLookup):
@@ -26,17 +29,12 @@ class AnonymousLookup(IdentityLookup):
 class HeaderLookup(IdentityLookup):
     """Believes the headers of trusted proxies (nginx ``auth_request``), and of nobody else.
 
-    A value that is a JSON integer or string is read as such, any other value as text. Groups are
-    a JSON array, or text with commas between them. ``id_type`` makes all ids one type.
+    A value that is a JSON integer, string or list is read as such, any other value as text; groups
+    in text have commas between them. What cannot be used is refused with 403: the proxy vouches
+    for somebody, but not for whom.
     """
 
-    def __init__(
-        self,
-        user: str,
-        groups: str,
-        site: str,
-        id_type: Literal["as_is", "integer", "string"] = "as_is",
-    ) -> None:
+    def __init__(self, user: str, groups: str, site: str, id_type: IdType = "as_is") -> None:
         self._user = user
         self._groups = groups
         self._site = site
@@ -45,45 +43,38 @@ class HeaderLookup(IdentityLookup):
     async def identify(self, caller: Caller) -> Identity:
         if not caller.trusted:
             return ANONYMOUS
-        user = self._read(caller.headers, self._user)
-        groups = self._read(caller.headers, self._groups)
-        site = caller.headers.get(self._site) or None
-        if isinstance(user, list):
-            raise LookupRefused(403, "the user header holds a list")
-        if user == NOBODY or (isinstance(user, str) and user == str(NOBODY)):
-            raise LookupRefused(403, "user -1 is nobody")
-        if site is not None:
-            try:
-                validate_site(site)
-            except MalformedRequest as error:
-                raise LookupRefused(403, f"the site header cannot be used: {error}") from None
-        members = groups if isinstance(groups, list) else () if groups is None else (groups,)
-        return Identity(user, frozenset(members), site)
-
-    def _read(self, headers: Mapping[str, str], name: str) -> Id | list[Id] | None:
-        text = headers.get(name, "").strip()
-        if not text:
-            return None
+        headers = caller.headers
         try:
-            value: Any = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            value = text
-        if isinstance(value, list):
-            return [self._normalise(each) for each in value]
-        if type(value) is not int and type(value) is not str:
-            value = text
-        if name == self._groups and type(value) is str and "," in value:
-            return [self._normalise(each.strip()) for each in value.split(",") if each.strip()]
-        return self._normalise(value)
+            user_id = normalise_id(_read(headers.get(self._user)), self._id_type)
+            if user_id in (NOBODY, str(NOBODY)):
+                raise ValueError("user -1 is nobody")
+            groups = [
+                normalise_id(each, self._id_type) for each in _read_list(headers.get(self._groups))
+            ]
+            site_id = headers.get(self._site) or None
+            if site_id is not None:
+                validate_site(site_id)
+        except (ValueError, MalformedRequest) as error:
+            raise LookupRefused(403, f"the identity headers cannot be used: {error}") from None
+        return Identity(user_id, frozenset(each for each in groups if each is not None), site_id)
 
-    def _normalise(self, value: Any) -> Id:
-        if type(value) is not int and type(value) is not str:
-            raise LookupRefused(403, "an id is neither an integer nor a string")
-        if self._id_type == "string":
-            return str(value)
-        if self._id_type == "integer" and type(value) is str:
-            try:
-                return int(value)
-            except ValueError:
-                raise LookupRefused(403, "an id is no integer") from None
+
+def _read(text: str | None) -> Any:
+    """The value of a header; None where it says nothing."""
+    text = (text or "").strip()
+    if not text:
+        return None
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return text
+    return value if type(value) in (int, str, list) else text
+
+
+def _read_list(text: str | None) -> list[Any]:
+    value = _read(text)
+    if isinstance(value, list):
         return value
+    if isinstance(value, str):
+        return [part for each in value.split(",") if (part := _read(each)) is not None]
+    return [] if value is None else [value]

@@ -9,6 +9,7 @@ stored form is the Ruby library's (REFERENCE 4.1, 4.2).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from messagebusd.errors import InvalidChannel, MalformedRequest
 
@@ -71,3 +72,23 @@ def unqualify(stored: str) -> tuple[str, str | None]:
     """The channel and site of a stored name; the reverse of `qualify`."""
     channel, separator, site_id = stored.partition(SITE_SEPARATOR)
     return channel, site_id if separator else None
+
+
+class ChannelPatterns:
+    """Patterns of channel names: ``*`` stands for any run of characters, also for slashes.
+
+    A pattern matches whole names, and the site is no part of the name.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self.patterns = tuple(patterns)
+        parts = (
+            ".*".join(map(re.escape, re.sub(r"\*+", "*", each).split("*"))) for each in patterns
+        )
+        self._match = re.compile("|".join(parts), re.DOTALL).fullmatch
+
+    def __contains__(self, channel: str) -> bool:
+        return self._match(channel) is not None
+
+    def __str__(self) -> str:
+        return ", ".join(self.patterns)

@@ -1,6 +1,7 @@
 """The settings: one frozen tree, read once, checked whole.
 
-``model.py`` is the list of everything that can be set, ``values.py`` the kinds of values in it,
+``model.py`` is the list of everything that can be set, ``lookup.py`` the part of it about lookups,
+``section.py`` what sections have in common, ``values.py`` the kinds of values in it,
 ``loading.py`` how defaults, file, environment and command line become one tree, ``toml_lines.py``
 where in the file a key stands, ``reference.py`` the tree as text (sample file, documentation).
 
@@ -9,6 +10,7 @@ reading the configuration file and the files that secrets come from.
 """
 
 from messagebusd.settings.loading import LoadedSettings, load_settings
+from messagebusd.settings.lookup import LookupHeaders, LookupSettings, LookupWebhook
 from messagebusd.settings.model import (
     ApiKey,
     ApiSettings,
@@ -16,8 +18,6 @@ from messagebusd.settings.model import (
     CorsSettings,
     FilterSettings,
     LogSettings,
-    LookupHeaders,
-    LookupSettings,
     MemorySettings,
     MetricsSettings,
     PollSettings,
@@ -45,6 +45,7 @@ __all__ = [
     "LogSettings",
     "LookupHeaders",
     "LookupSettings",
+    "LookupWebhook",
     "MemorySettings",
     "MetricsSettings",
     "PollSettings",

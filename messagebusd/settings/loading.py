@@ -26,7 +26,8 @@ from messagebusd.settings.keys import (
     nearest_key,
     section_in,
 )
-from messagebusd.settings.model import CROSS_CHECK, Settings
+from messagebusd.settings.model import Settings
+from messagebusd.settings.section import CROSS_CHECK
 from messagebusd.settings.sources import Problem, Tree, read_environment, read_file
 from messagebusd.settings.toml_lines import KeyPath
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
+from messagebusd.settings.lookup import LookupSettings
+from messagebusd.settings.section import Section, refuse
 from messagebusd.settings.values import (
     Address,
     BaseRoute,
@@ -38,23 +39,6 @@ from messagebusd.settings.values import (
     WholeSeconds,
     WholeSecondsOrZero,
 )
-
-CROSS_CHECK = "cross_check"
-"""Error type of rules between values; its context holds ``problems``, pairs of key and text."""
-
-
-def _refuse(problems: list[tuple[str, str]]) -> None:
-    if problems:
-        text = "; ".join(f"{key} {problem}" for key, problem in problems)
-        raise PydanticCustomError(CROSS_CHECK, "{text}", {"text": text, "problems": problems})
-
-
-class Section(BaseModel):
-    """What all sections have in common."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
-    )
 
 
 class ServerSettings(Section):
@@ -85,7 +69,7 @@ class ServerSettings(Section):
         free_port = isinstance(self.listen, TcpAddress) and self.listen.port == 0
         if self.internal_listen == self.listen and not free_port:
             same = "must differ from listen; leave it out to serve the API on listen"
-            _refuse([("internal_listen", same)])
+            refuse([("internal_listen", same)])
         return self
 
 
@@ -205,7 +189,7 @@ class BackendSettings(Section):
     def _room_for_one_message(self) -> Self:
         if self.memory.max_bytes < self.max_data_size:
             small = f"must be at least backend.max_data_size, {self.max_data_size}"
-            _refuse([("memory.max_bytes", small)])
+            refuse([("memory.max_bytes", small)])
         return self
 
 
@@ -280,44 +264,13 @@ class ApiSettings(Section):
                 problems.append((f"keys.{index}", "has the same token as another key"))
             names.add(key.name)
             tokens.add(key.token)
-        _refuse(problems)
+        refuse(problems)
         return self
 
     @property
     def has_key(self) -> bool:
         """Whether any key is configured."""
         return self.key is not None or self.key_file is not None or bool(self.keys)
-
-
-class LookupHeaders(Section):
-    """Headers that name the user, in mode `headers`."""
-
-    user: HeaderName = "X-MessageBus-User"
-    """User id. A value that is JSON (`7`, `"7"`) is read as JSON, any other as text."""
-
-    groups: HeaderName = "X-MessageBus-Groups"
-    """Group ids, as a JSON list."""
-
-    site: HeaderName = "X-MessageBus-Site"
-    """Site id."""
-
-    @model_validator(mode="after")
-    def _three_headers(self) -> Self:
-        if len({name.lower() for name in (self.user, self.groups, self.site)}) < 3:
-            raise ValueError("needs three different headers for user, groups and site")
-        return self
-
-
-class LookupSettings(Section):
-    """How the daemon learns who is polling."""
-
-    mode: Literal["none", "headers"] = "none"
-    """`none`: everybody is anonymous. `headers`: a trusted proxy sends the headers below."""
-
-    id_type: Literal["as_is", "integer", "string"] = "as_is"
-    """What user and group ids are turned into; an audience matches by type, `7` is not `"7"`."""
-
-    headers: LookupHeaders = LookupHeaders()
 
 
 class FilterSettings(Section):
@@ -378,5 +331,5 @@ class Settings(Section):
         if self.lookup.mode == "headers" and not self.server.trusted_proxies:
             nobody = 'is "headers", which needs server.trusted_proxies: nobody else is believed'
             problems.append(("lookup.mode", nobody))
-        _refuse(problems)
+        refuse(problems)
         return self

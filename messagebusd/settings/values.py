@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -203,6 +204,15 @@ def _origin(origin: str) -> str:
     return origin.lower()  # as browsers send it
 
 
+def _web_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL that begins with http:// or https://")
+    if parts.username or parts.password:
+        raise ValueError("must not hold a user or password")
+    return url
+
+
 def _callable_name(name: str) -> str:
     if not _CALLABLE.fullmatch(name):
         raise ValueError("must be package.module:function")
@@ -328,3 +338,4 @@ Expiry = Annotated[
     Kind("a date and time with its offset, such as 2030-01-01T00:00:00Z"),
 ]
 KeyName = Annotated[Text, AfterValidator(key_name), _KEY_NAME]
+WebUrl = Annotated[Text, AfterValidator(_web_url), Kind("a URL in quotes")]

@@ -59,6 +59,7 @@ def test_the_examples_in_the_sample_are_valid(
 ) -> None:
     (tmp_path / "api.key").write_text("one")
     (tmp_path / "forum.key").write_text("two")
+    (tmp_path / "webhook.secret").write_text("three")
     text = re.sub(r"^# ?(?=\[\[|\w+ = |\"|\])", "", sample(), flags=re.MULTILINE)
     path = tmp_path / "bus.toml"
     path.write_text(text.replace("/etc/messagebusd", str(tmp_path)))
@@ -67,7 +68,7 @@ def test_the_examples_in_the_sample_are_valid(
     assert loaded.settings.api.keys[0].expires
     # Only what would be a secret in plain text has no example.
     assert {name for name in KEYS if loaded.sources[name] == "default"} == set()
-    assert keys_in(tomllib.loads(path.read_text())) == set(KEYS) - {"api.key"}
+    assert keys_in(tomllib.loads(path.read_text())) == set(KEYS) - {"api.key", "lookup.webhook.secret"}
 
 
 def test_every_key_is_documented() -> None:
@@ -85,6 +86,7 @@ def test_secrets_are_known() -> None:
     assert {name for name, key in KEYS.items() if is_hidden(key.annotation)} == {
         "api.key",
         "api.keys",
+        "lookup.webhook.secret",
     }
 
 

@@ -1,0 +1,90 @@
+"""The API's calls on one screen (SPEC 4)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from messagebusd.bus import MessageBus
+from messagebusd.http import openapi
+from messagebusd.http.auth import KeyRing
+from messagebusd.http.exchange import answer, refuse_query
+from messagebusd.http.idempotency import IdempotencyLedger
+from messagebusd.http.inspection import InspectionDoor
+from messagebusd.http.publishing import PublishDoor
+from messagebusd.http.reading import ReadDoor
+from messagebusd.http.subscribe import HEARTBEAT_SECONDS, SubscribeDoor
+from messagebusd.metrics import Metrics
+from messagebusd.protocol.publication import PublishLimits
+from messagebusd.protocol.requests import PollLimits
+
+PREFIX = "/api/v1/"
+
+
+class Api:
+    """All of the API. Times in seconds; ``clock`` is monotonic.
+
+    Errors leave the handlers as exceptions: `middleware.problem_middleware` answers them.
+    """
+
+    def __init__(
+        self,
+        bus: MessageBus,
+        keys: KeyRing,
+        metrics: Metrics,
+        publish_limits: PublishLimits,
+        poll_limits: PollLimits | None = None,
+        *,
+        body_timeout: float = 10.0,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        limits = poll_limits or PollLimits(max_channel=publish_limits.max_channel)
+        ledger = IdempotencyLedger(clock=clock)
+        self._publish = PublishDoor(bus, keys, metrics, publish_limits, ledger, body_timeout)
+        self._read = ReadDoor(bus, keys, metrics, limits, body_timeout)
+        self._subscribe = SubscribeDoor(bus, keys, metrics, limits, body_timeout, heartbeat, clock)
+        self._inspect = InspectionDoor(
+            bus,
+            keys,
+            metrics,
+            lambda: self._subscribe.open_subscriptions,
+            body_timeout,
+            clock,
+        )
+        self._document = msgspec.json.encode(openapi.document())
+
+    def routes(self) -> list[web.RouteDef]:
+        """What an application has to serve."""
+        publish, read, inspect = self._publish, self._read, self._inspect
+        return [
+            web.post(f"{PREFIX}publish", publish.publish),
+            web.post(f"{PREFIX}publish/batch", publish.batch),
+            _get(f"{PREFIX}last_id", read.last_id),
+            web.post(f"{PREFIX}last_ids", read.last_ids),
+            _get(f"{PREFIX}backlog", read.backlog),
+            web.delete(f"{PREFIX}backlog", read.delete_backlog),
+            _get(f"{PREFIX}global_backlog", read.global_backlog),
+            _get(f"{PREFIX}message", read.message),
+            _get(f"{PREFIX}subscribe", self._subscribe.get),
+            web.post(f"{PREFIX}subscribe", self._subscribe.post),
+            _get(f"{PREFIX}channels", inspect.channels),
+            _get(f"{PREFIX}clients", inspect.clients),
+            web.post(f"{PREFIX}clients/disconnect", inspect.disconnect),
+            _get(f"{PREFIX}stats", inspect.stats),
+            _get(f"{PREFIX}openapi.json", self._openapi),
+        ]
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        """The description of the API; it holds no secret and needs no key."""
+        refuse_query(request)
+        return answer(self._document)
+
+
+def _get(path: str, handler: Handler) -> web.RouteDef:
+    # Not HEAD as well, which aiohttp would add: a subscription has no end to wait for.
+    return web.get(path, handler, allow_head=False)

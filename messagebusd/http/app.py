@@ -1,0 +1,86 @@
+"""The route table of both listeners, on one screen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from messagebusd.http.middleware import problem_middleware
+from messagebusd.http.poll import PollDoor
+from messagebusd.metrics import Metrics
+
+# Longer than the idle time of common proxies (60 s): the proxy is the one to close. It also bounds
+# how long a request's head may take.
+KEEPALIVE_SECONDS = 75.0
+# How long the rest of a refused body is read and thrown away, so that its sender sees the answer
+# instead of a reset.
+LINGER_SECONDS = 3.0
+
+
+def public_app(
+    prefix: str, door: PollDoor | None, metrics: Metrics, max_body: int
+) -> web.Application:
+    """What the world may reach: polls, if this node serves them."""
+    app = _app(metrics, max_body)
+    if door is not None:
+        app.router.add_route("*", prefix + "{path:.*}", door.handle)
+    return app
+
+
+def add_internal_routes(app: web.Application, routes: Sequence[web.AbstractRouteDef]) -> None:
+    """API, metrics and health, on whichever application carries them."""
+    app.add_routes(routes)
+
+
+def internal_app(metrics: Metrics, max_body: int) -> web.Application:
+    """An application for the internal listener."""
+    return _app(metrics, max_body)
+
+
+def _app(metrics: Metrics, max_body: int) -> web.Application:
+    app = web.Application(middlewares=[problem_middleware(metrics)], client_max_size=max_body)
+    app.on_response_prepare.append(_hide_software)
+    return app
+
+
+async def _hide_software(request: web.Request, response: web.StreamResponse) -> None:
+    """Do not tell the world which versions to attack."""
+    response.headers.popall("Server", None)
+
+
+def runner(app: web.Application, metrics: Metrics, shutdown_timeout: float) -> web.AppRunner:
+    """Serve an application with this daemon's manners."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        lingering_time=LINGER_SECONDS,
+        logger=_ProtocolLog(lambda: metrics.refused("http", "bad_http")),
+        shutdown_timeout=shutdown_timeout,
+    )
+
+
+class _ProtocolLog(logging.LoggerAdapter[logging.Logger]):
+    """Counts what is no HTTP, instead of logging a traceback for everybody who sends some."""
+
+    def __init__(self, refused: Callable[[], None]) -> None:
+        super().__init__(logging.getLogger("messagebusd.http"), {})
+        self._refused = refused
+
+    def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info")
+        if isinstance(error, HttpProcessingError):
+            self._refused()
+            self.debug("bad request", extra={"reason": error.message})
+        else:
+            super().exception(msg, *args, **kwargs)
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        return msg, kwargs

@@ -1,0 +1,165 @@
+"""Who may call the API: keys, what they allow, and how a request shows one (SPEC 4).
+
+A key is sent as ``Authorization: Bearer <key>`` and nowhere else: query strings end up in logs.
+Only SHA-256 digests of keys are kept here. A request's digest is compared with all of them, each
+in constant time, so that the time of an answer tells nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from aiohttp import web
+
+from messagebusd.errors import ConfigurationError, Forbidden, Unauthorized
+from messagebusd.protocol.channels import GLOBAL_PREFIX, ChannelPatterns
+from messagebusd.settings import ApiKey, ApiSettings, Scope
+
+# The names of the keys that are no entry of api.keys; the space keeps them apart from those.
+SINGLE_KEY_NAME = "api key"
+GENERATED_KEY_NAME = "generated key"
+
+_ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a key may do; None stands for all channels, all sites, and never.
+
+    ``expires_at`` is in seconds since the epoch.
+    """
+
+    name: str
+    digest: bytes
+    scopes: frozenset[Scope] = _ALL_SCOPES
+    channels: ChannelPatterns | None = None
+    sites: tuple[str, ...] | None = None
+    expires_at: float | None = None
+
+    def require_scope(self, scope: Scope) -> None:
+        """Raise Forbidden unless the key has this scope."""
+        if scope not in self.scopes:
+            raise Forbidden(f"this call needs the scope {scope!r}, which this key does not have")
+
+    def require_channel(self, channel: str, site_id: str | None, *, changes: bool = False) -> None:
+        """Raise Forbidden unless the key may be used for this channel of this site.
+
+        ``changes`` says that more than reading is meant: on a ``/global/`` channel that concerns
+        every site.
+        """
+        if self.channels is not None and channel not in self.channels:
+            raise Forbidden(f"this key may be used for the channels {self.channels} only")
+        if self.sites is None:
+            return
+        self.require_site(site_id)
+        if changes and channel.startswith(GLOBAL_PREFIX):
+            raise Forbidden(
+                f"{GLOBAL_PREFIX} channels belong to all sites, and this key is for "
+                f"{', '.join(self.sites)} only"
+            )
+
+    def require_site(self, site_id: str | None) -> None:
+        """Raise Forbidden unless the key may be used for this site; None is no certain one."""
+        if self.sites is not None and site_id not in self.sites:
+            raise Forbidden(f"this key may be used with the site_id {' or '.join(self.sites)} only")
+
+    def require_all_channels(self) -> None:
+        """Raise Forbidden if the key is for certain channels: the call concerns all of them."""
+        if self.channels is not None:
+            raise Forbidden(
+                f"this call concerns all channels, and this key is for {self.channels} only"
+            )
+
+    def require_unrestricted(self) -> None:
+        """Raise Forbidden if the key is for certain channels or sites."""
+        self.require_all_channels()
+        if self.sites is not None:
+            raise Forbidden(
+                f"this call concerns all sites, and this key is for {', '.join(self.sites)} only"
+            )
+
+
+class KeyRing:
+    """All keys that are valid here. ``wall`` is the time of day, in seconds since the epoch."""
+
+    def __init__(self, keys: Sequence[Key], wall: Callable[[], float] = time.time) -> None:
+        self._keys = tuple(keys)
+        self._wall = wall
+        names: dict[bytes, str] = {}
+        for key in self._keys:
+            if (other := names.setdefault(key.digest, key.name)) != key.name:
+                raise ConfigurationError([f"api: {other!r} and {key.name!r} are the same key"])
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: ApiSettings,
+        generated_key: str | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> KeyRing:
+        """The keys of the settings, and one made at start. Raises ConfigurationError."""
+        keys = [_configured(each) for each in settings.keys]
+        if settings.key is not None:
+            keys.append(Key(SINGLE_KEY_NAME, digest(settings.key.get_secret_value())))
+        if generated_key is not None:
+            keys.append(Key(GENERATED_KEY_NAME, digest(generated_key)))
+        return cls(keys, wall)
+
+    def authorize(self, request: web.BaseRequest, scope: Scope) -> Key:
+        """The request's key, which has this scope. Raises Unauthorized or Forbidden."""
+        key = self.identify(request)
+        key.require_scope(scope)
+        return key
+
+    def identify(self, request: web.BaseRequest) -> Key:
+        """The request's key. Raises Unauthorized."""
+        sent = request.headers.getall("Authorization", ())
+        if not sent:
+            raise Unauthorized("this call needs a key: Authorization: Bearer <key>")
+        scheme, _, token = sent[0].strip().partition(" ")
+        token = token.strip()
+        if len(sent) > 1 or scheme.lower() != "bearer" or not token:
+            raise Unauthorized("a key is sent as one header, Authorization: Bearer <key>")
+        key = self._find(digest(token))
+        if key is None:
+            raise Unauthorized("this key is not known")
+        if not self.is_valid(key):
+            raise Unauthorized("this key has expired")
+        return key
+
+    def is_valid(self, key: Key) -> bool:
+        """Whether the key has not expired."""
+        return key.expires_at is None or self._wall() < key.expires_at
+
+    def _find(self, wanted: bytes) -> Key | None:
+        found = None
+        for key in self._keys:  # all of them, whichever it is
+            if hmac.compare_digest(key.digest, wanted):
+                found = key
+        return found
+
+
+def digest(token: str) -> bytes:
+    """What is kept of a key."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _configured(key: ApiKey) -> Key:
+    if key.token is not None:
+        kept = digest(key.token.get_secret_value())
+    else:
+        assert key.sha256 is not None  # the settings checked that there is one of both
+        kept = bytes.fromhex(key.sha256)
+    return Key(
+        key.name,
+        kept,
+        frozenset(key.scopes),
+        None if key.channels is None else ChannelPatterns(key.channels),
+        key.sites,
+        None if key.expires is None else key.expires.timestamp(),
+    )

@@ -1,0 +1,43 @@
+"""Reading request bodies: bounded in size and time, whoever sends them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from messagebusd.errors import LimitExceeded, MalformedRequest, RequestTimeout
+
+
+async def read_body(request: web.BaseRequest, max_bytes: int, timeout_seconds: float) -> bytes:
+    """The whole body. Raises LimitExceeded, RequestTimeout, or MalformedRequest for bad framing."""
+    declared = request.content_length
+    if declared is not None and declared > max_bytes:
+        raise _too_large(max_bytes)
+    content = request.content
+    if content.is_eof():  # it came with the head: nothing to wait for
+        return _checked(content.read_nowait(), max_bytes)
+    received = bytearray()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while chunk := await content.readany():
+                received += chunk
+                if len(received) > max_bytes:
+                    raise _too_large(max_bytes)
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not come within {timeout_seconds:g} seconds") from None
+    except web.RequestPayloadError as error:
+        raise MalformedRequest(f"the body is broken: {error}", code="invalid_body") from None
+    return bytes(received)
+
+
+def _checked(body: bytes, max_bytes: int) -> bytes:
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
+
+
+def _too_large(max_bytes: int) -> LimitExceeded:
+    return LimitExceeded(
+        f"the body may have {max_bytes} bytes at most", code="payload_too_large", status=413
+    )

@@ -1,0 +1,264 @@
+"""``POST {base_route}message-bus/{client_id}[/anything]``: the subscribers' door (SPEC 2).
+
+The way of a poll: who is it, what does it ask for, what has it missed (`MessageBus.attach`); then
+it is either answered at once as an ordinary response, or parked on its socket (`takeover.hold`).
+Between ``attach`` and parking nothing awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from messagebusd.bus import MessageBus, News
+from messagebusd.connection import CloseReason, Connection
+from messagebusd.errors import (
+    LookupRefused,
+    LookupUnavailable,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    RateLimited,
+    RequestError,
+    StoreUnavailable,
+)
+from messagebusd.http.bodies import read_body
+from messagebusd.http.cors import CorsPolicy
+from messagebusd.http.problems import problem_response
+from messagebusd.http.proxies import TrustedProxies
+from messagebusd.http.takeover import hold
+from messagebusd.identity.base import Caller, Identity, IdentityLookup
+from messagebusd.metrics import Metrics
+from messagebusd.protocol import requests, wire
+from messagebusd.protocol.catchup import Position
+from messagebusd.protocol.channels import INTERNAL_CHANNELS, qualify
+from messagebusd.protocol.publication import PublishLimits, check_publication
+from messagebusd.protocol.requests import Mode, PollLimits, PollRequest
+from messagebusd.settings import PollSettings
+
+DOOR = "poll"
+METHODS = ("POST", "OPTIONS")
+BROADCAST = "broadcast"
+# Every client that was turned away comes back at its own second.
+RETRY_AFTER_SECONDS = (5, 15)
+
+_log = logging.getLogger(__name__)
+
+
+class PollDoor:
+    """Answers polls below ``prefix``, the path up to and including ``message-bus/``."""
+
+    def __init__(
+        self,
+        prefix: str,
+        bus: MessageBus,
+        lookup: IdentityLookup,
+        metrics: Metrics,
+        cors: CorsPolicy,
+        proxies: TrustedProxies,
+        settings: PollSettings,
+        publish_limits: PublishLimits,
+    ) -> None:
+        self._prefix = prefix
+        self._bus = bus
+        self._lookup = lookup
+        self._metrics = metrics
+        self._cors = cors
+        self._proxies = proxies
+        self._settings = settings
+        self._publish_limits = publish_limits
+        self._limits = PollLimits(
+            max_channels=settings.max_channels,
+            max_channel=settings.max_channel,
+            max_client_id=settings.max_client_id,
+        )
+        self._headers = wire.poll_headers(settings.extra_response_headers)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer whatever comes below the prefix."""
+        origin = request.headers.get("Origin")
+        headers: Mapping[str, str] = self._headers
+        if cors := self._cors.headers(origin):
+            headers = {**headers, **cors}
+        try:
+            client_id, query = self._split(request)
+            if request.method == "OPTIONS":
+                headers = {**headers, **self._cors.preflight_headers(origin)}
+                return web.Response(body=b"OK", headers=headers)
+            if request.method != "POST":
+                raise MethodNotAllowed(request.method, METHODS)
+            if client_id == BROADCAST and self._settings.allow_broadcast:
+                return await self._broadcast(request)
+            return await self._poll(request, client_id, query, headers)
+        except RequestError as error:
+            self._metrics.refused(DOOR, error.code)
+            return problem_response(request, error, headers)
+        except LookupRefused as refusal:
+            self._metrics.refused(DOOR, "lookup_refused")
+            # Ours, but for the type, which belongs to the application's own body.
+            ours = {name: value for name, value in headers.items() if name != "content-type"}
+            return web.Response(
+                status=refusal.status, text=refusal.body, headers={**ours, **refusal.headers}
+            )
+        except StoreUnavailable as error:
+            return self._turn_away(request, headers, "store_unavailable", error)
+        except LookupUnavailable as error:
+            return self._turn_away(request, headers, "lookup_unavailable", error)
+
+    def _turn_away(
+        self, request: web.Request, headers: Mapping[str, str], code: str, error: Exception
+    ) -> web.Response:
+        """Tell a client to come back: 429 is the only answer that it does not take for a failure
+        of its own (REFERENCE H22, H23)."""
+        self._metrics.refused(DOOR, code)
+        _log.warning("poll turned away", extra={"code": code, "reason": str(error)})
+        later = RateLimited(
+            "the poll cannot be answered right now",
+            retry_after=random.randint(*RETRY_AFTER_SECONDS),
+        )
+        return problem_response(request, later, headers)
+
+    def _split(self, request: web.Request) -> tuple[str, str]:
+        """Client id and query, as sent: escapes in a client id are kept (SPEC 2.1)."""
+        path, _, query = request.raw_path.partition("?")
+        if not path.startswith("/"):  # a proxy's absolute form
+            path = request.rel_url.raw_path
+        client_id = path[len(self._prefix) :].partition("/")[0]
+        if not client_id:
+            raise NotFound("a poll's path names the client: message-bus/{client_id}/poll")
+        requests.validate_client_id(client_id, self._limits)
+        return client_id, query
+
+    async def _poll(
+        self, request: web.Request, client_id: str, query: str, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        started = time.monotonic()
+        pairs = await self._read_pairs(request)
+        asked = requests.parse_poll(pairs, self._limits)
+        if asked.ignored:
+            self._metrics.ignored(asked.ignored)
+        identity = await self._identify(request, client_id, query)
+        if identity.response_headers:
+            headers = wire.poll_headers(headers, identity.response_headers)
+        mode = requests.choose_mode(
+            query,
+            (request.version.major, request.version.minor),
+            chunks=self._settings.chunked_encoding_enabled and "Dont-Chunk" not in request.headers,
+        )
+        connection, positions = self._connection(client_id, asked, identity, mode, headers)
+        news = await self._bus.attach(connection, positions)
+        # No await from here to parking: a message in between would be lost on this poll.
+        may_park = self._settings.long_polling_enabled and self._bus.hub.has_room
+        self._metrics.first_frame(time.monotonic() - started)
+        if mode is Mode.STREAM:
+            begin = partial(self._stream, connection=connection, news=news, may_park=may_park)
+            return await hold(request, connection, begin)
+        if mode is Mode.POLL or news or news.truncated or not may_park:
+            self._bus.hub.remove(connection, CloseReason.ANSWERED)
+            return web.Response(body=news.array(), headers=headers)
+        return await hold(request, connection, partial(self._park, connection=connection))
+
+    def _connection(
+        self,
+        client_id: str,
+        asked: PollRequest,
+        identity: Identity,
+        mode: Mode,
+        headers: Mapping[str, str],
+    ) -> tuple[Connection, list[Position]]:
+        channels = []
+        positions = []
+        forced, allowed = identity.forced_channels, identity.allowed_channels
+        for channel, position in (asked.positions if forced is None else forced).items():
+            # What is denied is neither delivered nor mentioned.
+            if channel not in INTERNAL_CHANNELS and (allowed is None or channel in allowed):
+                channels.append(qualify(channel, identity.site_id))
+                positions.append(position)
+        connection = Connection(
+            self._bus.hub, identity, client_id, asked.seq, mode, tuple(channels), headers
+        )
+        return connection, positions
+
+    def _stream(
+        self, transport: asyncio.Transport, connection: Connection, news: News, may_park: bool
+    ) -> None:
+        first = wire.stream_head(connection.headers) + wire.frame(news.array())
+        # A backlog larger than a slow reader's limit is not the reader's fault.
+        connection.allowance = len(first)
+        connection.park(transport, time.monotonic())
+        transport.write(first)
+        if news.truncated or not may_park:
+            connection.close(CloseReason.ENDED)
+        else:
+            self._bus.hub.park(connection)
+
+    def _park(self, transport: asyncio.Transport, connection: Connection) -> None:
+        connection.park(transport, time.monotonic())
+        self._bus.hub.park(connection)
+
+    async def _identify(self, request: web.Request, client_id: str, query: str) -> Identity:
+        trusted = self._proxies.trusts(request.transport)
+        caller = Caller(
+            request.headers,
+            trusted,
+            client_id,
+            request.method,
+            request.rel_url.raw_path,
+            query,
+            self._proxies.client_address(request.transport, request.headers),
+        )
+        started = time.monotonic()
+        try:
+            identity = await self._lookup.identify(caller)
+        except LookupRefused:
+            self._metrics.looked_up("refused", time.monotonic() - started)
+            raise
+        except LookupUnavailable:
+            self._metrics.looked_up("unavailable", time.monotonic() - started)
+            raise
+        self._metrics.looked_up("identified", time.monotonic() - started)
+        return identity
+
+    async def _read_pairs(self, request: web.Request) -> Iterable[tuple[str, Any]]:
+        """Keys and values of the body: JSON if the type says so, a form otherwise (SPEC 2.1)."""
+        settings = self._settings
+        kind = request.headers.get("Content-Type", "").lower()
+        if "multipart/form-data" in kind and "boundary=" in kind:
+            return await self._read_multipart(request)
+        body = await read_body(request, settings.max_body, settings.body_timeout)
+        if "application/json" in kind:
+            return requests.json_pairs(body)
+        return requests.form_pairs(body, max_fields=10 * settings.max_channels)
+
+    async def _read_multipart(self, request: web.Request) -> Iterable[tuple[str, Any]]:
+        declared = request.content_length
+        if declared is not None and declared > self._settings.max_body:
+            await read_body(request, self._settings.max_body, self._settings.body_timeout)
+        try:
+            async with asyncio.timeout(self._settings.body_timeout):
+                form = await request.post()
+        except (ValueError, AssertionError, TimeoutError) as error:
+            raise MalformedRequest(f"the form is broken: {error}", code="invalid_form") from None
+        return [(name, value) for name, value in form.items() if isinstance(value, str)]
+
+    async def _broadcast(self, request: web.Request) -> web.Response:
+        """The Ruby library's debug route: publish to everybody, no key asked (SPEC 4)."""
+        fields = dict(await self._read_pairs(request))
+        channel = fields.get("channel")
+        if not isinstance(channel, str) or "data" not in fields:
+            raise MalformedRequest("a broadcast has the fields channel and data")
+        identity = await self._identify(request, BROADCAST, "")
+        data = msgspec.json.encode(fields["data"])
+        await self._bus.publish(
+            check_publication(channel, data, self._publish_limits, site_id=identity.site_id)
+        )
+        self._metrics.published(BROADCAST)
+        return web.Response(body=b"sent", content_type="text/html")

@@ -7,9 +7,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
 
 from tests.support.daemon import Config, Daemon
+
+# Properties are about outcomes, not about time, and the machine may be loaded.
+hypothesis.settings.register_profile(
+    "default",
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("default")
 
 
 class StartDaemon(Protocol):

@@ -8,7 +8,6 @@ import pytest
 
 from messagebusd.protocol.message import Audience
 
-
 # -- ids
 
 

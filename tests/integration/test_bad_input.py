@@ -90,7 +90,8 @@ CASES = {
     ),
     "chunks, malformed": Case(
         400,
-        raw=b"POST /message-bus/c/poll HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        raw=b"POST /message-bus/c/poll HTTP/1.1\r\nHost: x\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
     ),
     # path and method
     "client id, 128": Case(200, path=f"/message-bus/{'x' * 128}/poll?dlp=t"),
@@ -233,7 +234,8 @@ SLOW = {
     "nothing at all": b"",
     "half a request line": b"POST /mess",
     "half a head": b"POST /message-bus/c/poll HTTP/1.1\r\nHost: x\r\nContent-Le",
-    "half a body": b"POST /message-bus/c/poll HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n/a=0",
+    "half a body": b"POST /message-bus/c/poll HTTP/1.1\r\nHost: x\r\n"
+    b"Content-Length: 50\r\n\r\n/a=0",
     "half a chunk": b"POST /message-bus/c/poll HTTP/1.1\r\nHost: x\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n50\r\n/a=",
 }

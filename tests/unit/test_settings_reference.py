@@ -68,7 +68,10 @@ def test_the_examples_in_the_sample_are_valid(
     assert loaded.settings.api.keys[0].expires
     # Only what would be a secret in plain text has no example.
     assert {name for name in KEYS if loaded.sources[name] == "default"} == set()
-    assert keys_in(tomllib.loads(path.read_text())) == set(KEYS) - {"api.key", "lookup.webhook.secret"}
+    assert keys_in(tomllib.loads(path.read_text())) == set(KEYS) - {
+        "api.key",
+        "lookup.webhook.secret",
+    }
 
 
 def test_every_key_is_documented() -> None:

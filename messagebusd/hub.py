@@ -128,17 +128,21 @@ class Hub:
             else:
                 subscribers.add(connection)
 
+    def is_outdated(self, connection: Connection) -> bool:
+        """Whether a newer poll of the same client is parked already, so that this one ends."""
+        other = self._parked.get(connection.key)
+        return other is not None and other.seq > connection.seq
+
     def park(self, connection: Connection) -> None:
         """Hold a poll that has its transport, until its deadline.
 
         Of polls with the same key the one with the higher or equal ``seq`` stays, the other one
         ends at once (SPEC 2.7).
         """
-        other = self._parked.get(connection.key)
-        if other is not None and other.seq > connection.seq:
+        if self.is_outdated(connection):
             connection.close(CloseReason.SUPERSEDED)
             return
-        if other is not None:
+        if (other := self._parked.get(connection.key)) is not None:
             other.close(CloseReason.SUPERSEDED)
         self._parked[connection.key] = connection
         now = self._scheduler.time()

@@ -37,17 +37,18 @@ class Api:
         keys: KeyRing,
         metrics: Metrics,
         publish_limits: PublishLimits,
-        poll_limits: PollLimits | None = None,
+        poll_limits: PollLimits,
         *,
-        body_timeout: float = 10.0,
+        body_timeout: float,
         heartbeat: float = HEARTBEAT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        limits = poll_limits or PollLimits(max_channel=publish_limits.max_channel)
         ledger = IdempotencyLedger(clock=clock)
         self._publish = PublishDoor(bus, keys, metrics, publish_limits, ledger, body_timeout)
-        self._read = ReadDoor(bus, keys, metrics, limits, body_timeout)
-        self._subscribe = SubscribeDoor(bus, keys, metrics, limits, body_timeout, heartbeat, clock)
+        self._read = ReadDoor(bus, keys, metrics, poll_limits, body_timeout)
+        self._subscribe = SubscribeDoor(
+            bus, keys, metrics, poll_limits, body_timeout, heartbeat, clock
+        )
         self._inspect = InspectionDoor(
             bus,
             keys,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -84,6 +84,11 @@ class Inbox:
             taken.append(message)
         return taken
 
+    def keep_only(self, is_news: Callable[[Message], bool]) -> None:
+        """Forget what the replay has brought already."""
+        self._messages = deque(each for each in self._messages if is_news(each))
+        self._bytes = sum(map(_size, self._messages))
+
     async def wait(self, seconds: float) -> None:
         """Wait until there is something to do, or for so long."""
         if self._messages or self.ending is not None:
@@ -148,7 +153,7 @@ class Following(Protocol):
     async def start(self, store: Store) -> bytes | None:
         """Compare the positions with the store; the status to begin with, if one is due."""
 
-    def replay(self, store: Store) -> AsyncIterator[Sequence[Message]]:
+    def replay(self, store: Store) -> AsyncGenerator[Sequence[Message], None]:
         """What was missed, page by page."""
 
     def is_news(self, message: Message) -> bool:
@@ -190,7 +195,7 @@ class Channels:
             return None
         return wire.status_message({self._names[name]: at for name, at in plan.status.items()})
 
-    async def replay(self, store: Store) -> AsyncIterator[Sequence[Message]]:
+    async def replay(self, store: Store) -> AsyncGenerator[Sequence[Message], None]:
         for channel, after_id, lookback in self._replays:
             if lookback is not None:
                 after_id = await store.lookback(channel, lookback)
@@ -247,7 +252,7 @@ class Everything:
             msgspec.json.encode(STATUS_CHANNEL),
         )
 
-    async def replay(self, store: Store) -> AsyncIterator[Sequence[Message]]:
+    async def replay(self, store: Store) -> AsyncGenerator[Sequence[Message], None]:
         more = self._is_behind
         while more:
             page, more = await store.global_backlog(self._reached)

@@ -37,7 +37,7 @@ MAX_KEY_LENGTH = 255
 
 KEEP_SECONDS = 24 * 3600.0
 KEEP_AT_LEAST_SECONDS = 3600.0
-# Together with some 300 bytes for each entry, about 130 MB at the very most.
+# Together with 360 bytes for each entry (measured on CPython 3.11), 140 MB at the very most.
 MAX_ENTRIES = 200_000
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 

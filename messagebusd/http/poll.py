@@ -190,15 +190,20 @@ class PollDoor:
     def _stream(
         self, transport: asyncio.Transport, connection: Connection, news: News, may_park: bool
     ) -> None:
-        first = wire.stream_head(connection.headers) + wire.frame(news.array())
+        hub = self._bus.hub
+        ends = news.truncated or not may_park or hub.is_outdated(connection)
+        first = wire.stream_head(connection.headers)
+        if news or not ends:  # else the last frame, which is empty too, is the only one
+            first += wire.frame(news.array())
         # A backlog larger than a slow reader's limit is not the reader's fault.
         connection.allowance = len(first)
         connection.park(transport, time.monotonic())
         transport.write(first)
-        if news.truncated or not may_park:
-            connection.close(CloseReason.ENDED)
+        if ends:
+            superseded = may_park and not news.truncated
+            connection.close(CloseReason.SUPERSEDED if superseded else CloseReason.ENDED)
         else:
-            self._bus.hub.park(connection)
+            hub.park(connection)
 
     def _park(self, transport: asyncio.Transport, connection: Connection) -> None:
         connection.park(transport, time.monotonic())
@@ -230,24 +235,15 @@ class PollDoor:
     async def _read_pairs(self, request: web.Request) -> Iterable[tuple[str, Any]]:
         """Keys and values of the body: JSON if the type says so, a form otherwise (SPEC 2.1)."""
         settings = self._settings
-        kind = request.headers.get("Content-Type", "").lower()
-        if "multipart/form-data" in kind and "boundary=" in kind:
-            return await self._read_multipart(request)
         body = await read_body(request, settings.max_body, settings.body_timeout)
+        content_type = request.headers.get("Content-Type", "")
+        kind = content_type.lower()
+        max_fields = 2 * settings.max_channels  # generous: a key may be repeated
         if "application/json" in kind:
             return requests.json_pairs(body)
-        return requests.form_pairs(body, max_fields=10 * settings.max_channels)
-
-    async def _read_multipart(self, request: web.Request) -> Iterable[tuple[str, Any]]:
-        declared = request.content_length
-        if declared is not None and declared > self._settings.max_body:
-            await read_body(request, self._settings.max_body, self._settings.body_timeout)
-        try:
-            async with asyncio.timeout(self._settings.body_timeout):
-                form = await request.post()
-        except (ValueError, AssertionError, TimeoutError) as error:
-            raise MalformedRequest(f"the form is broken: {error}", code="invalid_form") from None
-        return [(name, value) for name, value in form.items() if isinstance(value, str)]
+        if "multipart/form-data" in kind and "boundary=" in kind:
+            return requests.multipart_pairs(body, content_type, max_fields)
+        return requests.form_pairs(body, max_fields)
 
     async def _broadcast(self, request: web.Request) -> web.Response:
         """The Ruby library's debug route: publish to everybody, no key asked (SPEC 4)."""

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 import msgspec
 from aiohttp import web
@@ -180,12 +180,17 @@ class SubscribeDoor:
         try:
             if status is not None:
                 await stream.status(status, following.status_id())
-            async for page in following.replay(self._store):
-                if inbox.ending is Ending.DRAINING:
-                    ending = Ending.DRAINING
-                    break
-                await stream.messages(page, following)
+            async with aclosing(following.replay(self._store)) as pages:
+                async for page in pages:
+                    if inbox.ending is Ending.DRAINING:
+                        break
+                    await stream.messages(page, following)
+            if inbox.ending is Ending.DRAINING:
+                # What waits may come after something that the replay has not brought.
+                ending = Ending.DRAINING
             else:
+                # Ids may start again later, so that they are compared only here.
+                inbox.keep_only(following.is_news)
                 ending = await self._live(stream, key, following, inbox)
         except StoreUnavailable as error:
             _log.warning("subscription ended", extra={"reason": str(error)})
@@ -200,16 +205,11 @@ class SubscribeDoor:
 
     async def _live(self, stream: _Stream, key: Key, following: Following, inbox: Inbox) -> Ending:
         """Write live messages until there is a reason to end."""
-        # Ids may start again later, so they are compared only with what came in during the replay.
-        catching_up = True
         while self._keys.is_valid(key):
             messages = inbox.take(_WRITE_BYTES)
             if messages:
-                if catching_up:
-                    messages = [each for each in messages if following.is_news(each)]
                 await stream.messages(messages, following)
                 continue
-            catching_up = False
             if inbox.ending is not None:
                 return inbox.ending
             quiet = self._clock() - stream.written_at

@@ -74,7 +74,12 @@ def _read(text: str | None) -> Any:
 def _read_list(text: str | None) -> list[Any]:
     value = _read(text)
     if isinstance(value, list):
-        return value
+        # As outside lists: other scalars are text, as they would be written.
+        return [each if _is_read(each) else msgspec.json.encode(each).decode() for each in value]
     if isinstance(value, str):
         return [part for each in value.split(",") if (part := _read(each)) is not None]
     return [] if value is None else [value]
+
+
+def _is_read(value: Any) -> bool:
+    return isinstance(value, str | list | dict) or type(value) is int

@@ -6,11 +6,13 @@ cache busters. What they mean is decided here; what is no poll at all raises a R
 
 from __future__ import annotations
 
+import email
 import enum
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from email.message import Message
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -25,6 +27,8 @@ MAX_ID = 2**63 - 1
 
 _TO_I = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+(?:_[0-9]+)*)")
 _UNREADABLE = object()
+# The mail parser takes its time over long headers.
+_MAX_DISPOSITION_LENGTH = 4096
 
 
 class Mode(enum.Enum):
@@ -123,6 +127,30 @@ def form_pairs(body: bytes, max_fields: int) -> Iterable[tuple[str, str]]:
         )
     except UnicodeDecodeError:
         raise MalformedRequest("the form is not valid UTF-8", code="invalid_form") from None
+
+
+def multipart_pairs(body: bytes, content_type: str, max_fields: int) -> Iterable[tuple[str, str]]:
+    """Decode a multipart form. Raises MalformedRequest, or LimitExceeded for too many fields.
+
+    The standard library's mail parser reads it; aiohttp's takes leading slashes off field names.
+    """
+    if body.count(b"\n--") > max_fields:
+        raise LimitExceeded(f"a form may have {max_fields} fields at most")
+    try:
+        form = email.message_from_string(f"Content-Type: {content_type}\r\n\r\n{body.decode()}")
+    except UnicodeDecodeError:
+        raise MalformedRequest("the form is not valid UTF-8", code="invalid_form") from None
+    if not form.is_multipart() or form.defects:
+        raise MalformedRequest("the multipart form is broken", code="invalid_form")
+    pairs = []
+    for part in cast(list[Message], form.get_payload()):
+        if len(part.get("content-disposition", "")) > _MAX_DISPOSITION_LENGTH:
+            raise LimitExceeded("a field name of the form is too long")
+        name, content = part.get_param("name", header="content-disposition"), part.get_payload()
+        if not isinstance(name, str) or not isinstance(content, str):
+            raise MalformedRequest("a part of the form has no name", code="invalid_form")
+        pairs.append((name, content))
+    return pairs
 
 
 def validate_client_id(client_id: str, limits: PollLimits) -> None:

@@ -62,16 +62,17 @@ def poll_headers(*extra: Mapping[str, str]) -> dict[str, str]:
     """The headers of every answer to a poll, names in lower case, later mappings winning.
 
     Lower-casing makes each name unique: two content types on one answer once broke every page
-    behind a proxy that kept the first (REFERENCE H12).
+    behind a proxy that kept the first (REFERENCE H12). The type is not for anybody to change.
     """
-    headers = {**COMMON_HEADERS, "content-type": JSON_TYPE}
+    headers = dict(COMMON_HEADERS)
     for mapping in extra:
         headers.update((name.lower(), value) for name, value in mapping.items())
+    headers["content-type"] = JSON_TYPE
     return headers
 
 
 def stream_head(headers: Mapping[str, str]) -> bytes:
-    """The head of a stream. The body's framing and type are not the headers' to change."""
+    """The head of a stream."""
     return head(200, {**headers, **STREAM_HEADERS})
 
 

@@ -21,6 +21,7 @@ from messagebusd.settings.values import (
     CallableName,
     ChannelText,
     Count,
+    CountOrZero,
     Expiry,
     ExtraHeaders,
     FilePath,
@@ -89,7 +90,7 @@ class PollSettings(Section):
     chunked_encoding_enabled: Switch = True
     """Whether subscribers that can read a stream get one."""
 
-    max_active_clients: Count = 50_000
+    max_active_clients: CountOrZero = 50_000
     """How many polls may wait at the same time; those above are answered at once."""
 
     max_channels: Count = 500

@@ -158,7 +158,8 @@ Listen = Annotated[Address, BeforeValidator(_address), _ADDRESS]
 # RFC 9110: a token. Values: visible characters, space and tab between them, no control characters.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
-_FRAMING_HEADERS = frozenset({"content-length", "transfer-encoding", "connection"})
+# What the protocol decides: clients compare the type as a string (SPEC 2.4).
+_OWN_HEADERS = frozenset({"content-length", "content-type", "transfer-encoding", "connection"})
 _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+", re.IGNORECASE)
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -188,7 +189,7 @@ def _extra_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
                 f"needs a value for {name} that is printable ASCII, without line breaks, "
                 "not empty, and without spaces at its ends"
             )
-        if lower in _FRAMING_HEADERS:
+        if lower in _OWN_HEADERS:
             raise ValueError(f"cannot hold {name}, which the server decides")
         if lower in seen:
             raise ValueError(f"holds {name} twice; header names ignore case")
@@ -313,6 +314,7 @@ WholeSecondsOrZero = Annotated[
 ]
 Bytes = Annotated[int, Strict(), Field(ge=1), Kind("a whole number of bytes, 1 or more")]
 Count = Annotated[int, Strict(), Field(ge=1), Kind("a whole number, 1 or more")]
+CountOrZero = Annotated[int, Strict(), Field(ge=0), Kind("a whole number, 0 or more")]
 BaseRoute = Annotated[Text, AfterValidator(_base_route), Kind("a path, such as /forum/")]
 HeaderName = Annotated[Text, AfterValidator(_header_name), Kind("a header name")]
 ExtraHeaders = Annotated[

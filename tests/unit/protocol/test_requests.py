@@ -13,6 +13,7 @@ from messagebusd.protocol.requests import (
     choose_mode,
     form_pairs,
     json_pairs,
+    multipart_pairs,
     parse_poll,
     to_i,
     validate_client_id,
@@ -152,9 +153,49 @@ def test_forms_must_be_utf_8(body):
     assert caught.value.code == "invalid_form"
 
 
+def multipart(*parts):
+    body = b"".join(b"--xyz\r\n%b\r\n" % part for part in parts)
+    return body + b"--xyz--\r\n", "multipart/form-data; boundary=xyz"
+
+
+def test_multipart_forms():
+    body, kind = multipart(
+        b'Content-Disposition: form-data; name="/foo"\r\n\r\n-1',
+        b'Content-Disposition: form-data; name="/\xc3\xb6"\r\n\r\n\xc3\xa4',
+        b'Content-Disposition: form-data; name="__seq"\r\nContent-Type: text/plain\r\n\r\n3\r\n4',
+    )
+    assert multipart_pairs(body, kind, 10) == [("/foo", "-1"), ("/ö", "ä"), ("__seq", "3\r\n4")]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--xyz",
+        b"garbage",
+        b"--other\r\n\r\n--other--",
+        multipart(b"\r\n1")[0],
+        multipart(b"Content-Disposition: form-data\r\n\r\n1")[0],
+        multipart(b'Content-Disposition: form-data; name="/\xff"\r\n\r\n1')[0],
+        multipart(b'Content-Disposition: form-data; name="/a"\r\n\r\n\xff')[0],
+        multipart(b'Content-Disposition: form-data; name="/a"\r\n\r\n1')[0][:-8],
+    ],
+)
+def test_broken_multipart_forms(body):
+    with pytest.raises(MalformedRequest) as caught:
+        multipart_pairs(body, "multipart/form-data; boundary=xyz", 10)
+    assert caught.value.code == "invalid_form"
+
+
 def test_form_fields_are_limited_before_they_are_parsed():
     with pytest.raises(LimitExceeded):
         form_pairs(b"&" * 100, 100)
+    body, kind = multipart(*[b'Content-Disposition: form-data; name="/a"\r\n\r\n1'] * 11)
+    with pytest.raises(LimitExceeded):
+        multipart_pairs(body, kind, 10)
+    body, kind = multipart(b"Content-Disposition: form-data%b\r\n\r\n1" % (b"; a=b" * 1000))
+    with pytest.raises(LimitExceeded):
+        multipart_pairs(body, kind, 10)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ class Metrics:
             for mode in Mode
             for reason in CloseReason
         }
+        self._doors = {door: self._publishes.labels(door) for door in ("http", "broadcast")}
         self._lookups = {
             outcome: self._lookup_seconds.labels(outcome)
             for outcome in ("identified", "refused", "unavailable")
@@ -138,7 +139,7 @@ class Metrics:
 
     def published(self, door: str, messages: int = 1) -> None:
         """Messages came in by a door."""
-        self._publishes.labels(door).inc(messages)
+        self._doors[door].inc(messages)
 
     def dispatched(self, delivery: Delivery) -> None:
         """One channel's news went to everybody who waits for it."""

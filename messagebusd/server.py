@@ -41,6 +41,7 @@ from messagebusd.identity import open_lookup
 from messagebusd.log import configure_logging
 from messagebusd.metrics import Metrics
 from messagebusd.protocol.publication import PublishLimits
+from messagebusd.protocol.requests import PollLimits
 from messagebusd.settings import FdAddress, Settings, TcpAddress, UnixAddress
 from messagebusd.settings.values import Address
 
@@ -158,7 +159,15 @@ class Server:
         if not api.has_key:
             # Settings allow this on loopback and Unix sockets only.
             self.generated_key = f"mb_{secrets.token_urlsafe(32)}"
-        return Api(self.bus, KeyRing.from_settings(api, self.generated_key), self.metrics, limits)
+        poll = self._settings.poll
+        return Api(
+            self.bus,
+            KeyRing.from_settings(api, self.generated_key),
+            self.metrics,
+            limits,
+            PollLimits(max_channels=poll.max_channels, max_channel=poll.max_channel),
+            body_timeout=poll.body_timeout,
+        )
 
     async def start(self) -> None:
         """Open the store, then the listeners. Raises MessageBusError or OSError."""

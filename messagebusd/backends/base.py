@@ -16,7 +16,8 @@ channels, as long as their channels keep them. Trimming happens on every ``clear
 published to has last id 0 and an empty backlog.
 
 **Announcing.** Whoever called ``subscribe`` is handed every message published after that, by this
-process or another, in order per channel, each once, in small batches. The *read barrier*: a read
+process or another, in the order of their global ids, each once, in small batches. (Whoever follows
+all channels resumes by one global id.) The *read barrier*: a read
 returns only after all that it has seen has been announced. A poll that is registered before it
 reads therefore misses nothing and sees nothing twice: what is announced while it reads is either
 in the read or newer.
@@ -108,8 +109,13 @@ class Backend(ABC):
         """The id after which the channel's last ``count`` stored messages come."""
 
     @abstractmethod
-    async def global_backlog(self, after_global_id: int, *, max_messages: int) -> Backlog:
-        """The messages of all channels after a global id, as far as the global backlog goes."""
+    async def global_backlog(
+        self, after_global_id: int, *, max_messages: int, max_bytes: int
+    ) -> Backlog:
+        """The messages of all channels after a global id, as far as the global backlog goes.
+
+        Bounded as `backlog` is.
+        """
 
     @abstractmethod
     async def last_global_id(self) -> int:

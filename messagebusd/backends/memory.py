@@ -183,15 +183,16 @@ class MemoryBackend(Backend):
         found = self._get(channel)
         return 0 if found is None else max(0, found.last_id - min(count, len(found.messages)))
 
-    async def global_backlog(self, after_global_id: int, *, max_messages: int) -> Backlog:
+    async def global_backlog(
+        self, after_global_id: int, *, max_messages: int, max_bytes: int
+    ) -> Backlog:
         self._before_reading()
         stored = (
             self._find(name, message_id)
             for global_id, name, message_id in self._global_backlog
             if global_id > after_global_id
         )
-        found = list(islice((each for each in stored if each is not None), max_messages + 1))
-        return Backlog(found[:max_messages], len(found) > max_messages)
+        return _bounded((each for each in stored if each is not None), max_messages, max_bytes)
 
     async def last_global_id(self) -> int:
         self._before_reading()

@@ -137,7 +137,9 @@ class Store:
 
     async def global_backlog(self, after_id: int) -> tuple[Sequence[Message], bool]:
         with self._metrics.store_operation("read"):
-            return await self._backend.global_backlog(after_id, max_messages=PAGE_MESSAGES)
+            return await self._backend.global_backlog(
+                after_id, max_messages=PAGE_MESSAGES, max_bytes=PAGE_BYTES
+            )
 
 
 class Following(Protocol):

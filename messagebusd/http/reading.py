@@ -86,10 +86,11 @@ class ReadDoor:
         query = Query(request, "last_id", "limit")
         with self._metrics.store_operation("read"):
             messages, more = await self._backend.global_backlog(
-                query.last_id(), max_messages=query.limit()
+                query.last_id(),
+                max_messages=query.limit(),
+                max_bytes=self._bus.max_backlog_bytes,
             )
-        fitting = _fitting(messages, self._bus.max_backlog_bytes)
-        return _page(messages[:fitting], more or fitting < len(messages))
+        return _page(messages, more)
 
     async def message(self, request: web.Request) -> web.Response:
         """One stored message: by its id, or the channel's last."""
@@ -132,12 +133,3 @@ class ReadDoor:
 def _page(messages: Sequence[Message], more: bool) -> web.Response:
     encoded = b",".join([each.with_audience() for each in messages])
     return answer(b'{"messages":[%b],"more":%b}' % (encoded, b"true" if more else b"false"))
-
-
-def _fitting(messages: Sequence[Message], max_bytes: int) -> int:
-    """How many of these fit into an answer; at least one, so that reading goes on."""
-    for count, message in enumerate(messages):
-        max_bytes -= len(message.encoded)
-        if max_bytes < 0 and count:
-            return count
-    return len(messages)

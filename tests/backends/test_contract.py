@@ -104,14 +104,14 @@ async def test_lookback(store, count, expected):
 async def test_global_backlog(store):
     for channel in ("/a", "/b", "/a"):
         await store.publish(channel)
-    page = await store.backend.global_backlog(0, max_messages=10)
+    page = await store.backend.global_backlog(0, max_messages=10, max_bytes=2**30)
     assert [(each.channel, each.message_id) for each in page.messages] == [
         ("/a", 1),
         ("/b", 1),
         ("/a", 2),
     ]
     first = page.messages[0].global_id
-    page = await store.backend.global_backlog(first, max_messages=1)
+    page = await store.backend.global_backlog(first, max_messages=1, max_bytes=2**30)
     assert ([each.channel for each in page.messages], page.more) == (["/b"], True)
 
 
@@ -170,7 +170,7 @@ async def test_an_idle_channel_is_forgotten(store):
     await store.pass_time(41)
     assert await store.ids("/a") == []
     assert await store.backend.last_ids(["/a"]) == {"/a": 0}
-    assert (await store.backend.global_backlog(0, max_messages=10)).messages == []
+    assert (await store.backend.global_backlog(0, max_messages=10, max_bytes=2**30)).messages == []
     assert await store.backend.channels("", 10) == []
     assert await store.publish("/a") == 1
 
@@ -200,7 +200,7 @@ async def test_the_global_backlog_has_its_own_size_and_no_trimmed_messages(store
     await store.reopen(max_backlog_size=2, max_global_backlog_size=4)
     for channel in ("/b", "/a", "/a", "/a", "/b"):
         await store.publish(channel)
-    page = await store.backend.global_backlog(0, max_messages=10)
+    page = await store.backend.global_backlog(0, max_messages=10, max_bytes=2**30)
     assert [(each.channel, each.message_id) for each in page.messages] == [
         ("/a", 2),
         ("/a", 3),
@@ -216,7 +216,7 @@ async def test_ids_continue_after_a_deletion(store):
     assert await store.backend.last_ids(["/a"]) == {"/a": 3}
     assert await store.publish("/a") == 4
     assert await store.ids("/a") == [4]
-    page = await store.backend.global_backlog(0, max_messages=10)
+    page = await store.backend.global_backlog(0, max_messages=10, max_bytes=2**30)
     assert [each.message_id for each in page.messages] == [4]
 
 
@@ -243,7 +243,7 @@ READS = {
     "last_ids": lambda backend: backend.last_ids(["/a"]),
     "backlog": lambda backend: backend.backlog("/a", 0, max_messages=1, max_bytes=1000),
     "lookback": lambda backend: backend.lookback("/a", 1),
-    "global_backlog": lambda backend: backend.global_backlog(0, max_messages=1),
+    "global_backlog": lambda backend: backend.global_backlog(0, max_messages=1, max_bytes=2**30),
     "last_global_id": lambda backend: backend.last_global_id(),
     "message": lambda backend: backend.message("/a", 1),
 }

@@ -117,13 +117,13 @@ async def test_a_clean_stop_loses_nothing(tmp_path):
     await backend.publish(Publication("/short", b"1", max_backlog_age=50))
     await backend.delete_backlog("/b")
     await backend.publish(Publication("/b", b'"x|y"', audience=audience))
-    everything = await backend.global_backlog(0, max_messages=100)
+    everything = await backend.global_backlog(0, max_messages=100, max_bytes=2**30)
     await backend.close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
     clock.advance(20)
     backend = await reborn(path, clock)
-    restored = await backend.global_backlog(0, max_messages=100)
+    restored = await backend.global_backlog(0, max_messages=100, max_bytes=2**30)
     assert [each.with_audience() for each in restored.messages] == [
         each.with_audience() for each in everything.messages
     ]

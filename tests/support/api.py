@@ -36,6 +36,7 @@ from messagebusd.http.openapi_parts import ITEM_SCHEMA
 from messagebusd.hub import Hub
 from messagebusd.metrics import Metrics
 from messagebusd.protocol.publication import Publication, PublishLimits, check_publication
+from messagebusd.protocol.requests import PollLimits
 
 KEY = "the-key"
 WAIT_SECONDS = 10.0
@@ -118,7 +119,14 @@ class ApiServer:
         )
         self.limits = limits or PublishLimits()
         ring = KeyRing([Key("test", digest(KEY)), *keys], wall)
-        api = Api(self.bus, ring, self.metrics, self.limits, **options)
+        api = Api(
+            self.bus,
+            ring,
+            self.metrics,
+            self.limits,
+            PollLimits(),
+            **{"body_timeout": WAIT_SECONDS, **options},
+        )
         app = internal_app(self.metrics, 2**18)
         add_internal_routes(app, api.routes())
         self._runner = runner(app, self.metrics, 1.0)

@@ -163,12 +163,15 @@ class RateLimited(RequestError):
 
 
 class LookupRefused(MessageBusError):
-    """The host application does not let this visitor poll: its answer is passed on."""
+    """The host application does not let this visitor poll: its answer is passed on.
+
+    ``headers`` have their names in lower case.
+    """
 
     def __init__(
         self,
         status: int,
-        body: str,
+        body: bytes,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(f"lookup answered {status}")

@@ -35,7 +35,7 @@ from messagebusd.http.cors import CorsPolicy
 from messagebusd.http.problems import problem_response
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.takeover import hold
-from messagebusd.identity.base import Caller, Identity, IdentityLookup
+from messagebusd.identity.base import Identity, IdentityLookup
 from messagebusd.metrics import Metrics
 from messagebusd.protocol import requests, wire
 from messagebusd.protocol.catchup import Position
@@ -47,10 +47,43 @@ from messagebusd.settings import PollSettings
 DOOR = "poll"
 METHODS = ("POST", "OPTIONS")
 BROADCAST = "broadcast"
+PLAIN_TYPE = "text/plain; charset=utf-8"
 # Every client that was turned away comes back at its own second.
 RETRY_AFTER_SECONDS = (5, 15)
+LOG_EVERY_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
+
+
+class _Caller:
+    """A poll's request as lookups see it."""
+
+    __slots__ = ("_proxies", "_request", "client_id", "headers", "query")
+
+    def __init__(
+        self, request: web.Request, proxies: TrustedProxies, client_id: str, query: str
+    ) -> None:
+        self._request = request
+        self._proxies = proxies
+        self.headers = request.headers
+        self.client_id = client_id
+        self.query = query
+
+    @property
+    def trusted(self) -> bool:
+        return self._proxies.trusts(self._request.transport)
+
+    @property
+    def method(self) -> str:
+        return self._request.method
+
+    @property
+    def path(self) -> str:
+        return self._request.rel_url.raw_path
+
+    @property
+    def remote_addr(self) -> str:
+        return self._proxies.client_address(self._request.transport, self.headers)
 
 
 class PollDoor:
@@ -81,6 +114,7 @@ class PollDoor:
             max_client_id=settings.max_client_id,
         )
         self._headers = wire.poll_headers(settings.extra_response_headers)
+        self._log_again_at = 0.0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer whatever comes below the prefix."""
@@ -103,10 +137,11 @@ class PollDoor:
             return problem_response(request, error, headers)
         except LookupRefused as refusal:
             self._metrics.refused(DOOR, "lookup_refused")
-            # Ours, but for the type, which belongs to the application's own body.
-            ours = {name: value for name, value in headers.items() if name != "content-type"}
+            # The type belongs to the application's own body.
             return web.Response(
-                status=refusal.status, text=refusal.body, headers={**ours, **refusal.headers}
+                status=refusal.status,
+                body=refusal.body,
+                headers={**headers, "content-type": PLAIN_TYPE, **refusal.headers},
             )
         except StoreUnavailable as error:
             return self._turn_away(request, headers, "store_unavailable", error)
@@ -119,7 +154,10 @@ class PollDoor:
         """Tell a client to come back: 429 is the only answer that it does not take for a failure
         of its own (REFERENCE H22, H23)."""
         self._metrics.refused(DOOR, code)
-        _log.warning("poll turned away", extra={"code": code, "reason": str(error)})
+        now = time.monotonic()
+        if now >= self._log_again_at:  # one line tells as much as one for every poll
+            self._log_again_at = now + LOG_EVERY_SECONDS
+            _log.warning("polls are turned away", extra={"code": code, "reason": str(error)})
         later = RateLimited(
             "the poll cannot be answered right now",
             retry_after=random.randint(*RETRY_AFTER_SECONDS),
@@ -210,16 +248,7 @@ class PollDoor:
         self._bus.hub.park(connection)
 
     async def _identify(self, request: web.Request, client_id: str, query: str) -> Identity:
-        trusted = self._proxies.trusts(request.transport)
-        caller = Caller(
-            request.headers,
-            trusted,
-            client_id,
-            request.method,
-            request.rel_url.raw_path,
-            query,
-            self._proxies.client_address(request.transport, request.headers),
-        )
+        caller = _Caller(request, self._proxies, client_id, query)
         started = time.monotonic()
         try:
             identity = await self._lookup.identify(caller)

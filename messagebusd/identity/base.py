@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, Protocol
 
 from messagebusd.protocol.catchup import Position
 from messagebusd.protocol.channels import ChannelPatterns
@@ -37,16 +37,26 @@ class Identity:
 ANONYMOUS = Identity()
 
 
-class Caller(NamedTuple):
-    """What a lookup may go by. ``trusted`` says that the peer is a trusted proxy."""
+class Caller(Protocol):
+    """What a lookup may go by; found out only when it is asked for."""
 
-    headers: Mapping[str, str]
-    trusted: bool
-    client_id: str = ""
-    method: str = "POST"
-    path: str = ""
-    query: str = ""
-    remote_addr: str = ""
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def trusted(self) -> bool:
+        """Whether the peer is a trusted proxy."""
+
+    @property
+    def client_id(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query(self) -> str: ...
+    @property
+    def remote_addr(self) -> str:
+        """The address in front of all trusted proxies."""
 
 
 class IdentityLookup(ABC):

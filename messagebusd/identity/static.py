@@ -55,7 +55,8 @@ class HeaderLookup(IdentityLookup):
             if site_id is not None:
                 validate_site(site_id)
         except (ValueError, MalformedRequest) as error:
-            raise LookupRefused(403, f"the identity headers cannot be used: {error}") from None
+            reason = f"the identity headers cannot be used: {error}"
+            raise LookupRefused(403, reason.encode()) from None
         return Identity(user_id, frozenset(each for each in groups if each is not None), site_id)
 
 

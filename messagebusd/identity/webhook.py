@@ -118,7 +118,7 @@ class WebhookLookup(IdentityLookup):
         except aiohttp.ClientError as error:
             raise LookupUnavailable(f"{type(error).__name__}: {error}") from error
         if 400 <= status < 500:
-            raise LookupRefused(status, answer.decode("utf-8", "replace"), headers)
+            raise LookupRefused(status, answer, headers)
         if status != HTTPStatus.OK:
             raise LookupUnavailable(f"the application answered {status}")
         try:

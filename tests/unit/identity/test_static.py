@@ -1,10 +1,23 @@
 """Trusted headers: who is believed, and how values are read (SPEC 5)."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from messagebusd.errors import LookupRefused
-from messagebusd.identity.base import ANONYMOUS, Caller, Identity
+from messagebusd.identity.base import ANONYMOUS, Identity
 from messagebusd.identity.static import AnonymousLookup, HeaderLookup
+
+
+@dataclass
+class Caller:
+    headers: dict[str, str]
+    trusted: bool
+    client_id: str = ""
+    method: str = "POST"
+    path: str = ""
+    query: str = ""
+    remote_addr: str = ""
 
 
 def lookup(id_type="as_is"):

@@ -9,6 +9,7 @@ ends the polls at once with their last frame.
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -25,12 +26,13 @@ from aiohttp import web
 
 from messagebusd import __version__
 from messagebusd.backends import open_backend
+from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
 from messagebusd.connection import CloseReason
 from messagebusd.errors import ConfigurationError, MessageBusError
 from messagebusd.filters import FilterChain, load_filter
 from messagebusd.http.api import Api
-from messagebusd.http.app import add_internal_routes, internal_app, public_app, runner
+from messagebusd.http.app import internal_app, public_app, runner
 from messagebusd.http.auth import KeyRing
 from messagebusd.http.cors import CorsPolicy
 from messagebusd.http.ops import OpsDoor
@@ -112,6 +114,9 @@ class Server:
             filters=FilterChain(filters, self.metrics.filter_failed) if filters else None,
         )
         self.metrics.watch_parked(self.hub.parked_by_mode)
+        if isinstance(self.backend, MemoryBackend):
+            memory = self.backend
+            self.metrics.backlog_bytes.set_function(lambda: memory.bytes_used)
         self.bus = MessageBus(
             self.backend, self.hub, self.metrics, max_backlog_bytes=poll.max_backlog_bytes
         )
@@ -131,26 +136,26 @@ class Server:
                 poll,
                 limits,
             )
-        public = public_app(prefix, door, self.metrics, poll.max_body)
+        public = public_app(prefix, door, self.metrics, poll.max_body, self._is_draining)
         if extend is not None:
             extend(public)
         split = settings.server.internal_listen is not None
-        internal = internal_app(self.metrics, poll.max_body) if split else public
+        internal = internal_app(self.metrics, poll.max_body, self._is_draining) if split else public
         self.generated_key: str | None = None
         ops = OpsDoor(
             self.bus,
             self.metrics,
-            lambda: self._draining,
+            self._is_draining,
             serve_metrics=settings.metrics.enabled,
         )
-        add_internal_routes(internal, ops.routes())
+        internal.add_routes(ops.routes())
         if settings.api.enabled:
-            add_internal_routes(internal, self._api(limits).routes())
+            internal.add_routes(self._api(limits).routes())
 
         self._runners = {"public": runner(public, self.metrics, HANDLER_TIMEOUT_SECONDS)}
         if split:
             self._runners["internal"] = runner(internal, self.metrics, HANDLER_TIMEOUT_SECONDS)
-        self._sites: list[web.BaseSite] = []
+        self._sites: dict[str, web.BaseSite] = {}
         self.addresses: dict[str, str] = {}
         self._lag_timer: asyncio.TimerHandle | None = None
 
@@ -179,7 +184,7 @@ class Server:
             address = getattr(self._settings.server, _SETTING_OF[listener])
             site = _site(each, address)
             await site.start()
-            self._sites.append(site)
+            self._sites[listener] = site
             where = self.addresses[listener] = _where(site, address)
             _log.info("listening", extra={"listener": listener, "address": where})
         self._measure_lag(self._loop.time())
@@ -197,11 +202,8 @@ class Server:
         self._draining = True
         self.hub.max_active_clients = 0
         _log.info("draining", extra={"parked": self.hub.parked})
-        for site in self._sites:
-            await site.stop()
-        for each in self._runners.values():
-            if each.server is not None:
-                each.server.pre_shutdown()
+        # Who watches and who publishes is served to the end, where there is a listener for them.
+        await self._sites["public"].stop()
         await self._wait_for_polls(hurry)
         self.hub.end_feeds()
         for each in self._runners.values():
@@ -242,6 +244,9 @@ class Server:
                 extra={"allowed": room, "wanted": polls},
             )
 
+    def _is_draining(self) -> bool:
+        return self._draining
+
     def _measure_lag(self, due: float) -> None:
         now = self._loop.time()
         self.metrics.loop_lag.set(max(0.0, now - due))
@@ -278,7 +283,7 @@ def _site(app_runner: web.AppRunner, address: Address) -> web.BaseSite:
         case TcpAddress(host, port):
             return web.TCPSite(app_runner, host, port, backlog=LISTEN_BACKLOG, reuse_address=True)
         case UnixAddress(path):
-            _remove_stale_socket(Path(path))
+            _claim_socket_path(path)
             return web.UnixSite(app_runner, str(path), backlog=LISTEN_BACKLOG)
         case FdAddress(number):
             return web.SockSite(
@@ -286,15 +291,20 @@ def _site(app_runner: web.AppRunner, address: Address) -> web.BaseSite:
             )
 
 
-def _remove_stale_socket(path: Path) -> None:
-    """Remove a socket that an earlier process left behind, but never one that is in use."""
+def _claim_socket_path(path: Path) -> None:
+    """Make way for our socket, unless somebody listens there.
+
+    The loop would replace any socket file, and take the path from a running daemon. Raises OSError.
+    """
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            path.unlink()
+            path.unlink()  # left behind by a process that is gone
+        else:
+            raise OSError(errno.EADDRINUSE, f"{path} is in use")
 
 
 def _where(site: web.BaseSite, address: Address) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
 
 from messagebusd.http.middleware import problem_middleware
 from messagebusd.http.poll import PollDoor
@@ -22,27 +23,35 @@ LINGER_SECONDS = 3.0
 
 
 def public_app(
-    prefix: str, door: PollDoor | None, metrics: Metrics, max_body: int
+    prefix: str,
+    door: PollDoor | None,
+    metrics: Metrics,
+    max_body: int,
+    is_draining: Callable[[], bool],
 ) -> web.Application:
     """What the world may reach: polls, if this node serves them."""
-    app = _app(metrics, max_body)
+    app = internal_app(metrics, max_body, is_draining)
     if door is not None:
         app.router.add_route("*", prefix + "{path:.*}", door.handle)
     return app
 
 
-def add_internal_routes(app: web.Application, routes: Sequence[web.AbstractRouteDef]) -> None:
-    """API, metrics and health, on whichever application carries them."""
-    app.add_routes(routes)
+def internal_app(
+    metrics: Metrics, max_body: int, is_draining: Callable[[], bool]
+) -> web.Application:
+    """An application without routes, with what all of ours have in common."""
 
+    @web.middleware
+    async def say_goodbye(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """While draining, let clients and proxies open their next connection elsewhere."""
+        response = await handler(request)
+        if is_draining():
+            response.force_close()
+        return response
 
-def internal_app(metrics: Metrics, max_body: int) -> web.Application:
-    """An application for the internal listener."""
-    return _app(metrics, max_body)
-
-
-def _app(metrics: Metrics, max_body: int) -> web.Application:
-    app = web.Application(middlewares=[problem_middleware(metrics)], client_max_size=max_body)
+    app = web.Application(
+        middlewares=[say_goodbye, problem_middleware(metrics)], client_max_size=max_body
+    )
     app.on_response_prepare.append(_hide_software)
     return app
 

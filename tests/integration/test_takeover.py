@@ -59,7 +59,7 @@ class World:
             settings,
             PublishLimits(),
         )
-        app = public_app("/message-bus/", door, self.metrics, settings.max_body)
+        app = public_app("/message-bus/", door, self.metrics, settings.max_body, lambda: False)
         self._runner = runner(app, self.metrics, 5.0)
         self.url = ""
 

@@ -30,7 +30,7 @@ from messagebusd.bus import MessageBus
 from messagebusd.errors import StoreUnavailable
 from messagebusd.http import openapi
 from messagebusd.http.api import PREFIX, Api
-from messagebusd.http.app import add_internal_routes, internal_app, runner
+from messagebusd.http.app import internal_app, runner
 from messagebusd.http.auth import Key, KeyRing, digest
 from messagebusd.http.openapi_parts import ITEM_SCHEMA
 from messagebusd.hub import Hub
@@ -127,8 +127,8 @@ class ApiServer:
             PollLimits(),
             **{"body_timeout": WAIT_SECONDS, **options},
         )
-        app = internal_app(self.metrics, 2**18)
-        add_internal_routes(app, api.routes())
+        app = internal_app(self.metrics, 2**18, lambda: False)
+        app.add_routes(api.routes())
         self._runner = runner(app, self.metrics, 1.0)
         self.url = ""
         self.session: aiohttp.ClientSession

@@ -163,6 +163,10 @@ class Daemon:
         self.signal(signal.SIGTERM)
         return await self._ended(within)
 
+    async def ended(self, within: float = STOP_SECONDS) -> int:
+        """Wait until it ends by itself and return its exit code; -9 when it had to be killed."""
+        return await self._ended(within)
+
     async def kill(self) -> int:
         """End it at once, without any of its own doing, and return its exit code."""
         self.signal(signal.SIGKILL)

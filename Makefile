@@ -11,7 +11,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 VENDOR := messagebusd/demo/static/vendor
 PYTEST := $(BIN)/python -m pytest
-CODE := messagebusd tests bench
 
 .PHONY: help
 help: ## Show this list
@@ -56,15 +55,15 @@ unit: install ## Run the fast tests: no sockets, no browser
 
 .PHONY: check
 check: install ## Format, lint, types, floors
-	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(PYTEST) tests/test_floors.py -q
 
 .PHONY: format
 format: install ## Format the code and mend what ruff can mend
-	$(BIN)/ruff format $(CODE)
-	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
 
 .PHONY: docs
 docs: install ## Write the sample configuration and docs/configuration.md anew from the settings

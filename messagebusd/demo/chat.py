@@ -118,7 +118,7 @@ class Chat:
                     return
                 _log.warning("the bus answered a publish with %d", response.status)
         except (ClientError, TimeoutError) as error:
-            _log.warning("the bus could not be reached: %r", error)
+            _log.warning("the bus could not be reached: %s %s", type(error).__name__, error)
         raise Refused(502, "The bus did not take the message.")
 
 

@@ -23,6 +23,10 @@ STOP_SECONDS = 15.0
 STATIC = Path(__file__).parents[2] / "messagebusd" / "demo" / "static"
 
 
+# The page waits up to 10 s between polls when several in a row have failed.
+expect.set_options(timeout=20_000)
+
+
 class Demo:
     """The process; keeps its port over ``stop`` and ``start``."""
 
@@ -74,6 +78,7 @@ class Person:
         self.texts = page.locator("#log .text")
 
     async def say(self, text: str) -> None:
+        """Write and send; whether it has been sent shows when it arrives."""
         box = self.page.get_by_label("Message", exact=True)
         await box.fill(text)
         await box.press("Enter")
@@ -250,6 +255,7 @@ async def test_the_demo_restarts(join: Join, demo: Demo) -> None:
     """Its memory is gone then; open pages keep what they show and go on."""
     ada = await join("ada")
     await ada.say("before")
+    await expect(ada.texts).to_have_text(["before"])
     assert await demo.stop() == 0
     await expect(ada.page.get_by_role("status")).to_have_text("Reconnecting")
     await demo.start()

@@ -55,31 +55,49 @@ class _Agenda:
     """Channels by a key that grows; outdated entries are corrected when they come up.
 
     That keeps one heap entry a channel and costs a publish nothing. A key that shrinks after all
-    is noticed late, which is good enough for making room.
+    is noticed late, which is good enough for making room. A channel whose key is None has left;
+    those are swept out whenever the heap has doubled.
     """
 
     def __init__(self, key: Callable[[_Channel], float | None]) -> None:
         self._key = key
-        self._heap: list[tuple[float, str, _Channel]] = []
-        self._names: set[str] = set()
+        self._heap: list[tuple[float, int, _Channel]] = []
+        self._members: set[_Channel] = set()
+        self._sweep_at = 64
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     def add(self, channel: _Channel) -> None:
-        if channel.name not in self._names and (key := self._key(channel)) is not None:
-            self._names.add(channel.name)
-            heapq.heappush(self._heap, (key, channel.name, channel))
+        if channel in self._members or (key := self._key(channel)) is None:
+            return
+        if len(self._heap) >= self._sweep_at:
+            self._sweep()
+        self._members.add(channel)
+        heapq.heappush(self._heap, (key, id(channel), channel))
+
+    def _sweep(self) -> None:
+        self._heap = [
+            (key, id(each), each)
+            for _, _, each in self._heap
+            if (key := self._key(each)) is not None
+        ]
+        heapq.heapify(self._heap)
+        self._members = {each for _, _, each in self._heap}
+        self._sweep_at = 2 * len(self._heap) + 64
 
     def first(self) -> _Channel | None:
         """The channel with the smallest key."""
         while self._heap:
-            key, name, channel = self._heap[0]
+            key, order, channel = self._heap[0]
             current = self._key(channel)
             if current == key:
                 return channel
             if current is None:
                 heapq.heappop(self._heap)
-                self._names.discard(name)
+                self._members.discard(channel)
             else:
-                heapq.heapreplace(self._heap, (current, name, channel))
+                heapq.heapreplace(self._heap, (current, order, channel))
         return None
 
 

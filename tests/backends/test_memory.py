@@ -81,6 +81,21 @@ async def test_many_idle_channels_are_bounded_and_forgotten():
     assert (await backend.last_ids(["/0", "/499"])) == {"/0": 0, "/499": 1}
 
 
+@pytest.mark.parametrize("age", [0, 5])
+async def test_channels_that_come_and_go_leave_nothing_behind(age):
+    """Also below an old message that stays: the oldest one hides them from eviction."""
+    clock = FakeClock()
+    backend = memory(clock=clock)
+    await backend.open()
+    await backend.publish(Publication("/old", b"1"))
+    for number in range(5000):
+        await backend.publish(Publication(f"/{number}", b"1", max_backlog_age=age))
+        clock.advance(1)
+    assert len(backend._channels) <= 1 + age + 1
+    assert len(backend._oldest) < 200
+    assert len(backend._expiring) < 200
+
+
 async def test_what_is_counted_is_what_is_taken():
     """The overheads are estimates; they must not be far off."""
     backend = memory(max_bytes=2**30)

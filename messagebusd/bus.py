@@ -5,6 +5,7 @@ Floor 3: knows the store's contract and the hub, no HTTP. Every door publishes t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from messagebusd.protocol.channels import unqualify
 from messagebusd.protocol.message import Message
 from messagebusd.protocol.publication import Publication
 
-# Messages read from the store at a time while catching up.
+# Messages read from the store at a time, and in one turn of the loop.
 PAGE_MESSAGES = 500
 
 
@@ -78,70 +79,79 @@ class MessageBus:
         self.hub.add(connection)
         try:
             with self._metrics.store_operation("read"):
-                return await self._catch_up(connection, positions)
+                return await _CatchUp(self.backend, connection, self.max_backlog_bytes).run(
+                    positions
+                )
         except BaseException:
             self.hub.remove_unanswered(connection)
             raise
 
-    async def _catch_up(self, connection: Connection, positions: Sequence[Position]) -> News:
-        channels = connection.channels
-        news = News()
-        if not channels:
-            connection.settle({})
-            return news
-        last_ids = await self.backend.last_ids(channels)
-        plan = catchup.plan(zip(channels, positions, strict=True), last_ids)
-        reached = dict(last_ids)
+
+class _CatchUp:
+    """One poll's reading of the backlog: bounded in bytes, hidden messages included."""
+
+    def __init__(self, backend: Backend, connection: Connection, max_bytes: int) -> None:
+        self._backend = backend
+        self._connection = connection
+        self._bytes_left = max_bytes
+        self._news = News()
+        # Up to where each channel has been read, or need not be.
+        self._reached: dict[str, int] = {}
+        self._read_in_this_turn = 0
+
+    async def run(self, positions: Sequence[Position]) -> News:
+        """Read what the positions ask for, then add what came in meanwhile."""
+        connection, news = self._connection, self._news
+        last_ids = await self._backend.last_ids(connection.channels)
+        plan = catchup.plan(zip(connection.channels, positions, strict=True), last_ids)
+        self._reached.update(last_ids)
         status = plan.status
-        budget = self.max_backlog_bytes
         for replay in plan.replays:
-            if budget <= 0:
+            if self._bytes_left <= 0:
                 news.truncated = True
                 break
-            budget = await self._replay(connection, replay, budget, news, reached, status)
+            if await self._replay(replay):
+                status[replay.channel] = self._reached[replay.channel]
         if connection.overflowed:
             news.truncated = True
         if not news.truncated:
-            live = connection.settle(reached)
+            live = connection.settle(self._reached)
             for message in live:
                 status.pop(message.stored_channel, None)
             news.messages += live
         news.status = {unqualify(name)[0]: last_id for name, last_id in status.items()}
         return news
 
-    async def _replay(
-        self,
-        connection: Connection,
-        replay: catchup.Replay,
-        budget: int,
-        news: News,
-        reached: dict[str, int],
-        status: dict[str, int],
-    ) -> int:
-        """Read one channel's part of the backlog, page by page; the bytes left to spend."""
+    async def _replay(self, replay: catchup.Replay) -> bool:
+        """Read one channel's part, page by page; whether some of it was hidden."""
         channel, after_id = replay.channel, replay.after_id
         if replay.lookback is not None:
-            after_id = await self.backend.lookback(channel, replay.lookback)
-        more = True
-        hidden = False
-        while more and budget > 0:
-            page, more = await self.backend.backlog(
-                channel, after_id, max_messages=PAGE_MESSAGES, max_bytes=budget
+            after_id = await self._backend.lookback(channel, replay.lookback)
+        more, hidden = True, False
+        while more and self._bytes_left > 0:
+            page, more = await self._backend.backlog(
+                channel, after_id, max_messages=PAGE_MESSAGES, max_bytes=self._bytes_left
             )
             for message in page:
                 after_id = message.message_id
-                if connection.may_see(message):
-                    news.messages.append(message)
-                    budget -= len(message.encoded)
+                self._bytes_left -= len(message.encoded)
+                if self._connection.may_see(message):
+                    self._news.messages.append(message)
                 else:
                     hidden = True
+            await self._give_way(len(page))
         if more:
             # What was read is all this answer may say about the channel; the rest comes next.
-            news.truncated = True
-            reached[channel] = after_id
+            self._news.truncated = True
+            self._reached[channel] = after_id
         else:
             # A message may have come after the last id was read: a status never steps back.
-            reached[channel] = max(reached[channel], after_id)
-        if hidden:
-            status[channel] = reached[channel]
-        return budget
+            self._reached[channel] = max(self._reached[channel], after_id)
+        return hidden
+
+    async def _give_way(self, messages: int) -> None:
+        """Let others have the loop between long reads."""
+        self._read_in_this_turn += messages
+        if self._read_in_this_turn >= PAGE_MESSAGES:
+            self._read_in_this_turn = 0
+            await asyncio.sleep(0)

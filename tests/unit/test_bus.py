@@ -185,6 +185,24 @@ async def test_a_long_backlog_comes_in_parts_without_a_hole():
     assert positions == {"/a": 12, "/b": 12}
 
 
+async def test_hidden_messages_count_towards_the_bound():
+    """Else a poll of many channels full of other people's messages would stop the loop."""
+    world = World(max_backlog_bytes=500)
+    for number in range(100):
+        await world.publish(hidden=number < 99)
+    positions, polls = {"/a": 0}, 0
+    while True:
+        polls += 1
+        connection, news = await attach(world, positions)
+        if not news.truncated:
+            break
+        assert news.status["/a"] > positions["/a"]
+        positions["/a"] = news.status["/a"]
+        world.hub.remove_unanswered(connection)
+    assert polls > 5
+    assert [each.message_id for each in news.messages] == [100]
+
+
 async def test_one_message_larger_than_the_bound_is_delivered_all_the_same():
     world = World(max_backlog_bytes=100)
     await world.publish(data=b'"%b"' % (b"x" * 1000))

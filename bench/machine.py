@@ -1,0 +1,133 @@
+"""What is measured on, and what the processes take of it. Linux only: everything is in /proc."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.errors import BenchError
+
+PACKAGES = ("messagebusd", "aiohttp", "uvloop", "msgspec")
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Who runs where; the same core twice if there is only one."""
+
+    server: int
+    generator: int
+
+    @classmethod
+    def choose(cls) -> Cores:
+        """The first and the last core that this process may use."""
+        allowed = sorted(os.sched_getaffinity(0))
+        return cls(server=allowed[0], generator=allowed[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process has had so far, in seconds: of a core, and of waiting for its turn on it."""
+
+    cpu: float
+    waited: float
+
+    @classmethod
+    def of(cls, pid: int) -> Usage:
+        cpu = waited = 0
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            running, waiting, _ = (task / "schedstat").read_text().split()
+            cpu += int(running)
+            waited += int(waiting)
+        return cls(cpu / 1e9, waited / 1e9)
+
+    def __sub__(self, earlier: Usage) -> Usage:
+        return Usage(self.cpu - earlier.cpu, self.waited - earlier.waited)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a process takes, in bytes: resident, and proportional (shared pages divided)."""
+
+    rss: int
+    pss: int
+
+    @classmethod
+    def of(cls, pid: int) -> Memory:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        found = dict(re.findall(r"^(Rss|Pss): +(\d+) kB$", text, re.MULTILINE))
+        return cls(int(found["Rss"]) * 1024, int(found["Pss"]) * 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What some stretch of time took. ``waited`` is the longer wait of both processes."""
+
+    seconds: float
+    server_cpu: float
+    generator_cpu: float
+    waited: float
+
+
+class Stopwatch:
+    """Measures a span from its making on."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._server, self._generator = Usage.of(pid), Usage.of(os.getpid())
+        self._cpu = time.process_time()
+        self.started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def stop(self) -> Span:
+        seconds = self.seconds
+        server = Usage.of(self._pid) - self._server
+        generator = Usage.of(os.getpid()) - self._generator
+        return Span(
+            seconds,
+            server.cpu,
+            time.process_time() - self._cpu,
+            max(server.waited, generator.waited),
+        )
+
+
+def reserve_descriptors(wanted: int) -> None:
+    """Raise the limit for this process and those it starts. BenchError when it cannot be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise BenchError(
+            f"{wanted} file descriptors are needed, the hard limit is {hard} (ulimit -Hn)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def describe(cores: Cores) -> dict[str, str]:
+    """The machine and the software, as it stands above the figures."""
+    own = cores.server != cores.generator
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "cores": "server and load generator on one each"
+        if own
+        else "server and load generator share the only one: read ratios, not figures",
+        "load": f"{os.getloadavg()[0]:.1f} before the start",
+    }
+
+
+def _processor() -> str:
+    text = Path("/proc/cpuinfo").read_text()
+    found = re.search(r"^(?:model name|Model)\s*: (.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()

@@ -1,0 +1,194 @@
+"""From rounds of figures to a table, to JSON, and to bench/RESULTS.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.scenarios import Figure
+from bench.servers import BARE, MESSAGEBUSD, PLAIN
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+# Above this part of the time the load generator may be what limits a figure.
+BUSY_GENERATOR = 0.85
+# Above this part of the time the neighbours' work is in a figure as well.
+DISTURBED = 0.10
+
+_HEADINGS = (
+    "",
+    "messagebusd",
+    "lowest–highest",
+    "plain",
+    "× plain",
+    "bare",
+    "× bare",
+    "CPU µs",
+    "generator",
+    "waited",
+)
+_NOTES = f"""\
+**plain** is the same protocol on aiohttp the textbook way (`bench/plain_aiohttp.py`), without most
+of what the daemon does besides. **bare** does nothing but the writes (`bench/bare.py`): what a
+fan-out costs on this machine at least, if each message is a write of its own to each transport. All
+go through the same work in the same rounds; a figure is the median of its rounds.
+
+* `× plain`, `× bare`: how many times better messagebusd was in the same round (median). The ratios
+  count; absolute figures are for orientation, and differences under 25 % mean nothing.
+* `CPU µs`: what one operation took of the server's core, for messagebusd / plain / bare. Other work
+  on the machine disturbs this the least.
+* `generator`: how busy the load generator was, likewise. Above {BUSY_GENERATOR:.0%} (!) it may be
+  what limits the figure.
+* `waited`: how long a process was ready to run while something else had its core. Above
+  {DISTURBED:.0%} (!) of the time, other work on the machine is in the figure. A virtual machine's
+  neighbours do not show here, but as a wide span from the lowest to the highest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One figure of one peer, in all rounds."""
+
+    figures: Sequence[Figure]
+
+    @property
+    def values(self) -> list[float]:
+        return [figure.value for figure in self.figures]
+
+    @property
+    def value(self) -> float:
+        return median(self.values)
+
+    @property
+    def server_cpu(self) -> float | None:
+        return _median(figure.server_cpu for figure in self.figures)
+
+    @property
+    def generator(self) -> float | None:
+        return _median(figure.generator for figure in self.figures)
+
+    @property
+    def waited(self) -> float | None:
+        return _median(figure.waited for figure in self.figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of all peers that have it, by their names."""
+
+    figure: Figure
+    peers: Mapping[str, Series]
+
+    @property
+    def ours(self) -> Series:
+        return self.peers[MESSAGEBUSD.name]
+
+    def times_better(self, than: str) -> float | None:
+        """How many times better messagebusd is than this peer, if that one has the figure."""
+        if than not in self.peers:
+            return None
+        pairs = zip(self.ours.values, self.peers[than].values, strict=True)
+        if self.figure.better == "more":
+            return median(ours / theirs for ours, theirs in pairs)
+        return median(theirs / ours for ours, theirs in pairs)
+
+
+def rows(rounds: Mapping[str, Sequence[Sequence[Figure]]]) -> list[Row]:
+    """Put together what belongs together: ``rounds`` are lists of figures, for each peer."""
+    found: dict[str, dict[str, Series]] = {}
+    for peer, of_peer in rounds.items():
+        for figures in zip(*of_peer, strict=True):
+            found.setdefault(figures[0].name, {})[peer] = Series(figures)
+    return [Row(peers[MESSAGEBUSD.name].figures[0], peers) for peers in found.values()]
+
+
+def document(machine: Mapping[str, str], found: Sequence[Row]) -> str:
+    """The whole of RESULTS.md."""
+    facts = "\n".join(f"* {name}: {value}" for name, value in machine.items())
+    return (
+        "# Results\n\nWritten by `python -m bench --write`.\n\n"
+        f"{facts}\n\n{table(found)}\n\n{_NOTES}\n"
+    )
+
+
+def table(found: Sequence[Row]) -> str:
+    """As an aligned Markdown table."""
+    lines = [_HEADINGS, *map(_cells, found)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines.insert(1, tuple(rule))
+    return "\n".join(
+        f"| {line[0].ljust(widths[0])} | "
+        + " | ".join(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        + " |"
+        for line in lines
+    )
+
+
+def to_json(machine: Mapping[str, str], found: Sequence[Row]) -> str:
+    """Everything, for machines: all values of all rounds, and what they took."""
+    figures = [_object(row) for row in found]
+    return json.dumps({"machine": dict(machine), "figures": figures}, indent=1) + "\n"
+
+
+def _object(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.figure.name,
+        "unit": row.figure.unit,
+        "better": row.figure.better,
+        "times_better": {
+            peer: row.times_better(peer) for peer in row.peers if peer != MESSAGEBUSD.name
+        },
+        "peers": {
+            name: {
+                "median": series.value,
+                "values": series.values,
+                "server_cpu_seconds": series.server_cpu,
+                "generator_busy": series.generator,
+                "waited": series.waited,
+            }
+            for name, series in row.peers.items()
+        },
+    }
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    ours, unit = row.ours, row.figure.unit
+    series = row.peers.values()
+    return (
+        f"{row.figure.name} /s" if unit == "/s" else f"{row.figure.name}, {unit}",
+        _number(ours.value),
+        f"{_number(min(ours.values))}–{_number(max(ours.values))}",
+        *(
+            cell
+            for peer in (PLAIN.name, BARE.name)
+            for cell in (
+                _number(row.peers[peer].value) if peer in row.peers else "",
+                _number(row.times_better(peer)),
+            )
+        ),
+        _each((each.server_cpu for each in series), lambda seconds: _number(seconds * 1e6)),
+        _each((each.generator for each in series), lambda part: _share(part, BUSY_GENERATOR)),
+        _each((each.waited for each in series), lambda part: _share(part, DISTURBED)),
+    )
+
+
+def _each(values: Iterable[float | None], text: Callable[[float], str]) -> str:
+    return " / ".join(text(value) for value in values if value is not None)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _share(part: float, limit: float) -> str:
+    return f"{part:.0%}{'!' if part > limit else ''}"
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

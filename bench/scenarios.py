@@ -1,0 +1,314 @@
+"""What is measured. Each scenario is about a second of work for a server, and yields figures.
+
+They run in the order of `SCENARIOS`: those with the largest crowd come first, so that it is opened
+once for each server. A few operations before the clock starts warm everything up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from statistics import median
+from typing import Literal
+
+from bench.crowds import Crowd, Herd
+from bench.errors import BenchError
+from bench.load import MARK, Caller, batch_request, poll_request, publish_request
+from bench.machine import Span, Stopwatch
+from bench.servers import Server
+
+BATCH = 100
+POLLERS = 16
+SATURATING_PUBLISHERS = 8
+STEADY_RATE = 10
+# Streams that are there before memory is measured: what is imported or allocated once is there too.
+FIRST_STREAMS = 50
+# Rounds of everything that is measured one by one, however slow.
+AT_LEAST = 3
+
+_MESSAGE_ID = re.compile(rb'"message_id": ?(\d+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of it: sizes of crowds, and the seconds of a scenario."""
+
+    small: int
+    medium: int
+    large: int
+    seconds: float
+
+
+FULL = Scale(small=1_000, medium=5_000, large=10_000, seconds=0.8)
+QUICK = Scale(small=100, medium=200, large=400, seconds=0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One result. What it took is known where something was done so and so often.
+
+    ``server_cpu`` are the server's seconds on its core for one operation. ``generator`` is the part
+    of the time that the load generator was busy, ``waited`` the part that one of both was ready to
+    run and others had its core.
+    """
+
+    name: str
+    unit: str
+    value: float
+    better: Literal["more", "less"] = "more"
+    server_cpu: float | None = None
+    generator: float | None = None
+    waited: float | None = None
+
+
+class Bench:
+    """A server under test, and what the scenarios share."""
+
+    def __init__(self, server: Server, scale: Scale, control: Caller) -> None:
+        self.server = server
+        self.scale = scale
+        self.control = control
+        self.crowd = Crowd(server, control)
+
+    def watch(self) -> Stopwatch:
+        return Stopwatch(self.server.pid)
+
+    @asynccontextmanager
+    async def callers(self, count: int) -> AsyncIterator[list[Caller]]:
+        callers = [await Caller.open(self.server) for _ in range(count)]
+        try:
+            yield callers
+        finally:
+            for caller in callers:
+                caller.close()
+
+    async def hammer(self, name: str, request: bytes, connections: int, each: int = 1) -> Figure:
+        """Repeat a request on some connections; ``each`` is what one of them counts for."""
+        async with self.callers(connections) as callers:
+            await self.repeat(callers, request, self.scale.seconds / 10)
+            watch = self.watch()
+            operations = each * await self.repeat(callers, request, self.scale.seconds)
+            return rate(name, operations, watch.stop())
+
+    async def repeat(self, callers: Sequence[Caller], request: bytes, seconds: float) -> int:
+        """Let all of them repeat a request for so long; how many answers there were."""
+        until = time.perf_counter() + seconds
+        return sum(await asyncio.gather(*(each.repeat(request, until) for each in callers)))
+
+    async def to_crowd(self, request: bytes, recipients: int) -> float:
+        """Publish to the crowd, of which so many receive it; the seconds until the last one has."""
+        expected = self.crowd.messages.count + recipients
+        started = time.perf_counter()
+        await self.control.call(request)
+        await self.crowd.messages.reach(expected)
+        return time.perf_counter() - started
+
+
+def rate(name: str, operations: int, span: Span) -> Figure:
+    return Figure(
+        name,
+        "/s",
+        operations / span.seconds,
+        server_cpu=span.server_cpu / operations,
+        generator=span.generator_cpu / span.seconds,
+        waited=span.waited / span.seconds,
+    )
+
+
+def percentiles(name: str, seconds: list[float]) -> list[Figure]:
+    """The median and the 99th percentile, in milliseconds."""
+    ordered = sorted(seconds)
+    return [
+        Figure(f"{name}, p{part}", "ms", 1e3 * ordered[len(ordered) * part // 100], "less")
+        for part in (50, 99)
+    ]
+
+
+async def park(bench: Bench) -> list[Figure]:
+    """What a parked stream takes, and how fast they come."""
+    crowd, scale = bench.crowd, bench.scale
+    await crowd.resize(FIRST_STREAMS)
+    first = bench.server.memory()
+    await crowd.resize(scale.small)
+    small = bench.server.memory()
+    watch = bench.watch()
+    await crowd.resize(scale.large)
+    span = watch.stop()
+    large = bench.server.memory()
+    early, late = scale.small - FIRST_STREAMS, scale.large - scale.small
+    few, many = f"the first {scale.small:,}", f"{scale.small:,} to {scale.large:,}"
+    return [
+        Figure(f"parked stream, resident, {few}", "B", (small.rss - first.rss) / early, "less"),
+        Figure(f"parked stream, resident, {many}", "B", (large.rss - small.rss) / late, "less"),
+        Figure(f"parked stream, proportional, {many}", "B", (large.pss - small.pss) / late, "less"),
+        rate("connect and park", late, span),
+    ]
+
+
+async def fan_out(bench: Bench, size: int) -> list[Figure]:
+    """One message at a time to everybody."""
+    await bench.crowd.resize(size)
+    request = publish_request(bench.server, bench.crowd.channel)
+    await bench.to_crowd(request, size)
+    latencies: list[float] = []
+    watch = bench.watch()
+    while watch.seconds < bench.scale.seconds or len(latencies) < AT_LEAST:
+        latencies.append(await bench.to_crowd(request, size))
+    name = f"fan-out to {size:,}"
+    deliveries = rate(f"{name}, deliveries", size * len(latencies), watch.stop())
+    return [deliveries, *percentiles(f"{name}, last one", latencies)]
+
+
+async def stall(bench: Bench, size: int) -> list[Figure]:
+    """How long others wait while a message goes to everybody: polls that are answered at once."""
+    await bench.crowd.resize(size)
+    request = publish_request(bench.server, bench.crowd.channel)
+    poll = poll_request(size + 1, "/elsewhere=0", immediate=True)
+    longest: list[float] = []
+    async with bench.callers(1) as (other,):
+        watch = bench.watch()
+        while watch.seconds < bench.scale.seconds or len(longest) < AT_LEAST:
+            waits: list[float] = []
+            fan_out = asyncio.create_task(bench.to_crowd(request, size))
+            while not fan_out.done():
+                asked = time.perf_counter()
+                await other.call(poll)
+                waits.append(time.perf_counter() - asked)
+            await fan_out
+            longest.append(max(waits))
+    name = f"longest wait of a poll meanwhile, {size:,}"
+    return [Figure(name, "ms", 1e3 * median(longest), "less")]
+
+
+async def targeted(bench: Bench, size: int) -> list[Figure]:
+    """One message at a time to one of many."""
+    await bench.crowd.resize(size)
+    users = Random(size).sample(range(1, size + 1), 64)
+    requests = [
+        publish_request(bench.server, bench.crowd.channel, user_ids=[user]) for user in users
+    ]
+    await bench.to_crowd(requests[0], 1)
+    latencies: list[float] = []
+    watch = bench.watch()
+    while watch.seconds < bench.scale.seconds or len(latencies) < AT_LEAST:
+        latencies.append(await bench.to_crowd(requests[len(latencies) % len(requests)], 1))
+    return [rate(f"to one of {size:,}", len(latencies), watch.stop())]
+
+
+async def unheard(bench: Bench, size: int) -> list[Figure]:
+    """Publish what nobody listens to, while many listen to something else."""
+    await bench.crowd.resize(size)
+    request = publish_request(bench.server, "/unheard")
+    return [await bench.hammer(f"publish to nobody, {size:,} parked", request, 1)]
+
+
+async def saturated(bench: Bench, size: int) -> list[Figure]:
+    """Publishers that never pause, everybody receives everything."""
+    crowd = bench.crowd
+    await crowd.resize(size)
+    request = publish_request(bench.server, crowd.channel)
+    await bench.to_crowd(request, size)
+    before = crowd.messages.count
+    async with bench.callers(SATURATING_PUBLISHERS) as publishers:
+        watch = bench.watch()
+        deliveries = size * await bench.repeat(publishers, request, bench.scale.seconds)
+        await crowd.messages.reach(before + deliveries)
+        span = watch.stop()
+    name = f"{SATURATING_PUBLISHERS} publishers to {size:,}, deliveries"
+    return [rate(name, deliveries, span)]
+
+
+async def steady(bench: Bench, size: int) -> list[Figure]:
+    """A calm site: how long a delivery takes."""
+    crowd = bench.crowd
+    await crowd.resize(size)
+    request = publish_request(bench.server, crowd.channel)
+    await bench.to_crowd(request, size)
+    latencies: list[float] = []
+    watch = bench.watch()
+    for turn in range(max(AT_LEAST, int(2.5 * bench.scale.seconds * STEADY_RATE))):
+        await asyncio.sleep(turn / STEADY_RATE - watch.seconds)
+        crowd.arrivals = []
+        sent = time.perf_counter()
+        await bench.to_crowd(request, size)
+        latencies += [arrival - sent for arrival in crowd.arrivals]
+    crowd.arrivals = None
+    return percentiles(f"{STEADY_RATE} publishes/s to {size:,}, deliveries", latencies)
+
+
+async def polls(bench: Bench) -> list[Figure]:
+    """Polls that are answered at once."""
+    await bench.crowd.resize(0)
+    answer = await bench.control.call(batch_request(bench.server, "/polled", BATCH))
+    last_id = int(_MESSAGE_ID.findall(answer)[-1])
+    figures = []
+    for name, news in (("empty poll", 0), ("poll with 10 messages", 10)):
+        request = poll_request(1, f"/polled={last_id - news}", immediate=True)
+        if (await bench.control.call(request)).count(MARK) != news:
+            raise BenchError(f"a poll was not answered with {news} messages")
+        figures.append(await bench.hammer(name, request, POLLERS))
+    return figures
+
+
+async def long_polls(bench: Bench, size: int) -> list[Figure]:
+    """A herd of long polls: all answered by a message, all back and parked for the next one."""
+    await bench.crowd.resize(0)
+    request = publish_request(bench.server, Herd.channel)
+    herd = Herd(bench.server, size)
+    try:
+        await herd.poll(0)
+        await bench.control.parked(bench.server, "long_poll", size)
+        rounds = 0
+        watch = bench.watch()
+        while watch.seconds < bench.scale.seconds or rounds < AT_LEAST:
+            rounds += 1
+            answer = await bench.control.call(request)
+            await herd.messages.reach(rounds * size)
+            await herd.poll(int(_MESSAGE_ID.findall(answer)[0]))
+            await bench.control.parked(bench.server, "long_poll", size)
+        return [rate("long poll and re-poll", rounds * size, watch.stop())]
+    finally:
+        herd.close()
+
+
+async def publishes(bench: Bench) -> list[Figure]:
+    """Publishes, with nobody parked."""
+    await bench.crowd.resize(0)
+    request = publish_request(bench.server, "/published")
+    figures = [
+        await bench.hammer(f"publish, {count} at a time", request, count) for count in (1, 16, 64)
+    ]
+    batch = batch_request(bench.server, "/published", BATCH)
+    figures.append(await bench.hammer(f"publish in batches of {BATCH}", batch, 1, BATCH))
+    return figures
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A scenario by the name under which it can be asked for; several may share one."""
+
+    name: str
+    run: Callable[[Bench], Awaitable[list[Figure]]]
+
+
+SCENARIOS = (
+    Scenario("park", park),
+    Scenario("fan-out", lambda bench: fan_out(bench, bench.scale.large)),
+    Scenario("stall", lambda bench: stall(bench, bench.scale.large)),
+    Scenario("targeted", lambda bench: targeted(bench, bench.scale.large)),
+    Scenario("unheard", lambda bench: unheard(bench, bench.scale.large)),
+    Scenario("fan-out", lambda bench: fan_out(bench, bench.scale.medium)),
+    Scenario("fan-out", lambda bench: fan_out(bench, bench.scale.small)),
+    Scenario("targeted", lambda bench: targeted(bench, bench.scale.small)),
+    Scenario("saturated", lambda bench: saturated(bench, bench.scale.small)),
+    Scenario("steady", lambda bench: steady(bench, bench.scale.small)),
+    Scenario("polls", polls),
+    Scenario("long-polls", lambda bench: long_polls(bench, bench.scale.small)),
+    Scenario("publish", publishes),
+)
+NAMES = tuple(dict.fromkeys(scenario.name for scenario in SCENARIOS))

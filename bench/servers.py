@@ -1,0 +1,142 @@
+"""The peers that are measured, each a process of its own on a core of its own.
+
+All speak the same protocol on the same paths, so that one load generator serves them: what differs
+is only how it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.machine import Memory
+
+START_SECONDS = 30.0
+STOP_SECONDS = 15.0
+LOOK_SECONDS = 0.02
+
+# What a site has switched on. The deadline is out of the way: it would end polls while others are
+# counted.
+_CONFIG = """
+[server]
+listen = "127.0.0.1:0"
+trusted_proxies = ["127.0.0.1"]
+[poll]
+long_polling_interval = 3600.0
+extra_response_headers = {{ x-discourse-route = "message-bus" }}
+[cors]
+allow_origins = ["https://forum.example"]
+[api]
+key = "{key}"
+[lookup]
+mode = "headers"
+[log]
+format = "json"
+"""
+
+
+def _messagebusd(folder: Path, key: str) -> list[str]:
+    config = folder / "bus.toml"
+    config.write_text(_CONFIG.format(key=key))
+    return ["-m", "messagebusd", "serve", "--config", str(config)]
+
+
+def _plain(folder: Path, key: str) -> list[str]:
+    return ["-m", "bench.plain_aiohttp", key]
+
+
+def _bare(folder: Path, key: str) -> list[str]:
+    return ["-m", "bench.bare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A kind of server: how to start it, and which scenarios it can go through; None for all."""
+
+    name: str
+    arguments: Callable[[Path, str], list[str]]
+    scenarios: frozenset[str] | None = None
+
+
+MESSAGEBUSD = Peer("messagebusd", _messagebusd)
+PLAIN = Peer("plain", _plain)
+BARE = Peer("bare", _bare, frozenset({"park", "fan-out", "saturated", "steady"}))
+PEERS = (MESSAGEBUSD, PLAIN, BARE)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running peer, on a port of 127.0.0.1."""
+
+    pid: int
+    port: int
+    key: str
+
+    def memory(self) -> Memory:
+        return Memory.of(self.pid)
+
+
+@asynccontextmanager
+async def running(peer: Peer, core: int) -> AsyncIterator[Server]:
+    """Start a peer on this core, and end it. Raises BenchError when it does not start."""
+    key = secrets.token_urlsafe(24)
+    with tempfile.TemporaryDirectory(prefix="messagebusd-bench-") as name:
+        folder = Path(name)
+        log = folder / "log"
+        with log.open("wb") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *peer.arguments(folder, key),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=stderr,
+                env=_environment(),
+            )
+        try:
+            os.sched_setaffinity(process.pid, {core})
+            port = await _ready(process, log)
+            yield Server(process.pid, port, key)
+        finally:
+            if process.returncode is None:
+                process.kill()  # nothing of it is needed any more: no drain
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without settings for a daemon."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith("MESSAGEBUSD_")
+    }
+
+
+async def _ready(process: asyncio.subprocess.Process, log: Path) -> int:
+    """Wait until the log says so; the port that it names."""
+    give_up = time.monotonic() + START_SECONDS
+    while time.monotonic() < give_up and process.returncode is None:
+        await asyncio.sleep(LOOK_SECONDS)
+        messages = {record["message"]: record for record in _records(log)}
+        if "ready" in messages:
+            return int(messages["listening"]["address"].rsplit(":", 1)[1])
+    raise _not_ready(log)
+
+
+def _records(log: Path) -> list[dict[str, str]]:
+    whole_lines = log.read_text().rpartition("\n")[0]
+    try:
+        return [json.loads(line) for line in whole_lines.splitlines()]
+    except ValueError:
+        raise _not_ready(log) from None
+
+
+def _not_ready(log: Path) -> BenchError:
+    return BenchError(f"a server was not ready within {START_SECONDS:g} s:\n{log.read_text()}")

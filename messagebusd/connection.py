@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from messagebusd.protocol import wire
@@ -204,7 +204,8 @@ class Connection(asyncio.Protocol):
             if not messages:
                 return
         if self.mode is Mode.LONG_POLL:
-            sent = self._answer([each.encoded for each in messages], CloseReason.ANSWERED)
+            body = wire.array([each.encoded for each in messages])
+            sent = self._answer(body, CloseReason.ANSWERED)
         elif len(messages) == len(delivery.messages):
             sent = self._write(delivery.frame)
         else:
@@ -242,16 +243,20 @@ class Connection(asyncio.Protocol):
         transport.write(frame)
         return True
 
-    def _answer(self, encoded: Iterable[bytes], reason: CloseReason) -> bool:
-        """Answer a long poll; the connection ends with it."""
+    def _answer(self, body: bytes, reason: CloseReason) -> bool:
+        """Answer with JSON; the connection ends with it."""
         transport = self.transport
         assert transport is not None
         if transport.is_closing():
             self._leave(reason)
             return False
-        transport.write(wire.json_answer(self.headers, wire.array(encoded)))
+        transport.write(wire.json_answer(self.headers, body))
         self._leave(reason)
         return True
+
+    def answer(self, body: bytes) -> None:
+        """Answer at once with this JSON array, on a transport of its own."""
+        self._answer(body, CloseReason.ANSWERED)
 
     # -- closing -----------------------------------------------------------------------------
 
@@ -264,7 +269,7 @@ class Connection(asyncio.Protocol):
         status = self.withheld_status()
         last = [wire.status_message(status)] if status else []
         if self.mode is Mode.LONG_POLL:
-            self._answer(last, reason)
+            self._answer(wire.array(last), reason)
             return
         transport = self.transport
         assert transport is not None

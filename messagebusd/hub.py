@@ -20,7 +20,7 @@ from messagebusd.protocol.requests import Mode
 TICK_SECONDS = 0.1
 # Polls that came together do not all return together: their deadlines differ by up to this part.
 JITTER = 0.05
-# How long an ended response may take to be read before its connection is reset.
+# How long an ended response may make no progress before its connection is reset.
 LINGER_SECONDS = 10.0
 
 
@@ -86,7 +86,8 @@ class Hub:
         self._index: dict[str, set[Connection]] = {}
         self._parked: dict[tuple[str | None, Id | None, str], Connection] = {}
         self._buckets: dict[int, set[Connection]] = {}
-        self._lingering: dict[Connection, float] = {}
+        # Ended responses that are still being sent: when to look again, and what was unsent then.
+        self._lingering: dict[Connection, tuple[float, int]] = {}
         self._feeds: dict[Feed, frozenset[str] | None] = {}
         self._timer: Timer | None = None
         self._timer_at = math.inf
@@ -165,9 +166,7 @@ class Hub:
         transport = connection.transport
         if transport is not None and reason is not CloseReason.DISCONNECTED:
             # Closing sends what is left first; a reader that never reads must not keep it here.
-            until = self._scheduler.time() + LINGER_SECONDS
-            self._lingering[connection] = until
-            self._schedule(until)
+            self._linger(connection, self._scheduler.time())
         self._observer.poll_ended(connection.mode, reason)
         self._tell_if_empty()
 
@@ -271,6 +270,14 @@ class Hub:
             callback, self._on_empty = self._on_empty, None
             callback()
 
+    def _linger(self, connection: Connection, now: float) -> None:
+        """Look again later whether the rest of this response is being read; last in line."""
+        self._lingering.pop(connection, None)
+        assert connection.transport is not None
+        until = now + LINGER_SECONDS
+        self._lingering[connection] = (until, connection.transport.get_write_buffer_size())
+        self._schedule(until)
+
     def _abort(self, connection: Connection) -> None:
         self._lingering.pop(connection, None)
         if connection.transport is not None:
@@ -291,9 +298,15 @@ class Hub:
         for due in sorted(each for each in self._buckets if each <= tick):
             for connection in tuple(self._buckets.get(due, ())):
                 connection.close(CloseReason.DEADLINE)
-        for connection in [each for each, until in self._lingering.items() if until <= now]:
-            self._abort(connection)
+        for connection, (until, unsent) in tuple(self._lingering.items()):
+            if until > now:
+                break  # the others were looked at later
+            transport = connection.transport
+            if transport is None or transport.get_write_buffer_size() >= unsent:
+                self._abort(connection)
+            else:
+                self._linger(connection, now)
         if self._buckets:
             self._schedule(min(self._buckets) * TICK_SECONDS)
         if self._lingering:
-            self._schedule(next(iter(self._lingering.values())))
+            self._schedule(next(iter(self._lingering.values()))[0])

@@ -51,6 +51,9 @@ PLAIN_TYPE = "text/plain; charset=utf-8"
 # Every client that was turned away comes back at its own second.
 RETRY_AFTER_SECONDS = (5, 15)
 LOG_EVERY_SECONDS = 5.0
+# aiohttp keeps an answer for as long as its reader does not read; the hub sees to it that large
+# ones are read, or dropped.
+LARGE_ANSWER_BYTES = 64 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -200,8 +203,11 @@ class PollDoor:
             begin = partial(self._stream, connection=connection, news=news, may_park=may_park)
             return await hold(request, connection, begin)
         if mode is Mode.POLL or news or news.truncated or not may_park:
+            body = news.array()
+            if len(body) > LARGE_ANSWER_BYTES:
+                return await hold(request, connection, partial(_answer, connection, body))
             self._bus.hub.remove(connection, CloseReason.ANSWERED)
-            return web.Response(body=news.array(), headers=headers)
+            return web.Response(body=body, headers=headers)
         return await hold(request, connection, partial(self._park, connection=connection))
 
     def _connection(
@@ -287,3 +293,8 @@ class PollDoor:
         )
         self._metrics.published(BROADCAST)
         return web.Response(body=b"sent", content_type="text/html")
+
+
+def _answer(connection: Connection, body: bytes, transport: asyncio.Transport) -> None:
+    connection.park(transport, time.monotonic())
+    connection.answer(body)

@@ -404,6 +404,27 @@ def test_a_large_backlog_reaches_a_slow_reader_whole(play):
     play(scenario, max_client_buffer=1000)
 
 
+def test_a_large_answer_that_nobody_reads_is_dropped(play, way, monkeypatch):
+    monkeypatch.setattr("messagebusd.hub.LINGER_SECONDS", 0.3)
+
+    async def scenario(world):
+        for _ in range(100):
+            await world.publish(data=b'"%b"' % (b"x" * 100_000))
+        async with await RawConnection.open(world.url) as client:
+            client.pause()
+            client.send(poll(query="?dlp=t"))
+            if way == "taken over":  # elsewhere the socket stays aiohttp's
+                await world.until(lambda: len(world.hub._lingering) == 1)
+            await world.until(lambda: not world.hub._lingering)
+        async with await RawConnection.open(world.url) as client:
+            whole = await client.request(poll(query="?dlp=t"))
+        assert told(whole)[0] == 1
+        assert whole.complete
+        assert whole.header("content-length") == str(len(whole.body))
+
+    play(scenario)
+
+
 def test_a_newer_poll_ends_the_older_one_with_its_last_frame(play):
     async def scenario(world):
         async with (

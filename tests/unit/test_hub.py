@@ -318,6 +318,19 @@ def test_whoever_never_reads_the_end_is_reset(world):
     world.assert_empty()
 
 
+def test_whoever_reads_the_end_slowly_is_given_time(world):
+    poll = world.park("/a")
+    transport = poll.transport
+    transport.unsent = 5000
+    poll.close(CloseReason.ENDED)
+    for _ in range(5):
+        transport.unsent -= 1000
+        world.clock.advance(LINGER_SECONDS)
+        assert not transport.aborted
+    world.clock.advance(LINGER_SECONDS)
+    assert transport.aborted
+
+
 def test_a_write_to_a_dead_connection_stops_nobody_else(world):
     dead, alive = world.park("/a", client="dead"), world.park("/a", client="alive")
     dead.transport.closed = True

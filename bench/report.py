@@ -38,6 +38,8 @@ go through the same work in the same rounds; a figure is the median of its round
 
 * `× plain`, `× bare`: how many times better messagebusd was in the same round (median). The ratios
   count; absolute figures are for orientation, and differences under 25 % mean nothing.
+* `p99`: of deliveries it is one; of fan-outs to many there are only as many as fit into a scenario
+  (under ten a round for the largest crowd), and it is the longest of them.
 * `CPU µs`: what one operation took of the server's core, for messagebusd / plain / bare. Other work
   on the machine disturbs this the least.
 * `generator`: how busy the load generator was, likewise. Above {BUSY_GENERATOR:.0%} (!) it may be

@@ -197,11 +197,8 @@ class Connection(asyncio.Protocol):
         if not delivery.unrestricted:
             messages = [each for each in messages if self.may_see(each)]
             delivery.withheld += len(delivery.messages) - len(messages)
-        if messages and messages[-1].message_id == delivery.last_id:
-            self._note_seen(delivery.channel)
-        else:
-            self._note_filtered(delivery.channel, delivery.last_id)
             if not messages:
+                self._note_filtered(delivery.channel, delivery.last_id)
                 return
         if self.mode is Mode.LONG_POLL:
             body = wire.array([each.encoded for each in messages])
@@ -210,8 +207,13 @@ class Connection(asyncio.Protocol):
             sent = self._write(delivery.frame)
         else:
             sent = self._write(wire.frame(wire.array([each.encoded for each in messages])))
-        if sent:
-            delivery.written += len(messages)
+        if not sent:
+            return  # nor may a status skip what was not sent
+        delivery.written += len(messages)
+        if messages[-1].message_id == delivery.last_id:
+            self._note_seen(delivery.channel)
+        else:
+            self._note_filtered(delivery.channel, delivery.last_id)
 
     def _queue(self, messages: Sequence[Message]) -> None:
         if self._pending is None:

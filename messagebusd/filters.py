@@ -50,8 +50,6 @@ class FilterChain:
         self._filters = tuple(filters)
         self._failed = failed
         self._logged: set[str] = set()
-        # The last message looked at: a fan-out asks for the same one ten thousand times.
-        self._decoded: tuple[Message, dict[str, Any]] | None = None
 
     def concerns(self, channel: str) -> bool:
         """Whether any filter looks at this channel."""
@@ -69,13 +67,13 @@ class FilterChain:
     def _ask(self, each: Filter, message: Message, viewer: Viewer, client_id: str) -> bool:
         client = {
             "user_id": viewer.user_id,
-            "group_ids": sorted(viewer.group_ids, key=str),
+            "group_ids": list(viewer.group_ids),
             "site_id": viewer.site_id,
             "is_admin": viewer.is_admin,
             "client_id": client_id,
         }
         try:
-            return bool(each.allow(self._decode(message), client))
+            return bool(each.allow(_decode(message), client))
         except Exception:
             self._failed()
             if each.name not in self._logged:
@@ -83,16 +81,13 @@ class FilterChain:
                 _log.exception("filter failed, so it withholds", extra={"filter": each.name})
             return False
 
-    def _decode(self, message: Message) -> dict[str, Any]:
-        if self._decoded is None or self._decoded[0] is not message:
-            self._decoded = (
-                message,
-                {
-                    "channel": message.channel,
-                    "site_id": message.site_id,
-                    "message_id": message.message_id,
-                    "global_id": message.global_id,
-                    "data": msgspec.json.decode(message.data),
-                },
-            )
-        return self._decoded[1]
+
+def _decode(message: Message) -> dict[str, Any]:
+    """A copy for each evaluation: a filter that changes it must not change it for others."""
+    return {
+        "channel": message.channel,
+        "site_id": message.site_id,
+        "message_id": message.message_id,
+        "global_id": message.global_id,
+        "data": msgspec.json.decode(message.data),
+    }

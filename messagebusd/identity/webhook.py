@@ -116,7 +116,9 @@ class WebhookLookup(IdentityLookup):
         except TimeoutError:
             raise LookupUnavailable(f"no answer within {self._timeout:g} seconds") from None
         except aiohttp.ClientError as error:
-            raise LookupUnavailable(f"{type(error).__name__}: {error}") from error
+            # Without its text, which may quote the answer, cookies and all.
+            kind = type(error).__name__
+            raise LookupUnavailable(f"the application was not reached: {kind}") from None
         if 400 <= status < 500:
             raise LookupRefused(status, answer, headers)
         if status != HTTPStatus.OK:

@@ -43,6 +43,8 @@ def validate_channel(channel: str, max_bytes: int = MAX_CHANNEL_BYTES) -> None:
         raise InvalidChannel("a channel name must not contain control characters")
     if exceeds_bytes(channel, max_bytes):
         raise InvalidChannel(f"a channel name must not be longer than {max_bytes} bytes")
+    if "$" in channel and not _survives(channel, "s"):
+        raise InvalidChannel("a channel name must not run into the separators $|$ and $$123$$")
 
 
 def validate_site(site_id: str) -> None:
@@ -51,6 +53,8 @@ def validate_site(site_id: str) -> None:
         raise MalformedRequest(
             "a site_id must not be empty, nor contain control characters or a pipe"
         )
+    if "$" in site_id and not _survives("/c", site_id):
+        raise MalformedRequest("a site_id must not run into the separators $|$ and $$123$$")
     if exceeds_bytes(site_id, MAX_SITE_BYTES):
         raise MalformedRequest(f"a site_id must not be longer than {MAX_SITE_BYTES} bytes")
 
@@ -72,6 +76,26 @@ def unqualify(stored: str) -> tuple[str, str | None]:
     """The channel and site of a stored name; the reverse of `qualify`."""
     channel, separator, site_id = stored.partition(SITE_SEPARATOR)
     return channel, site_id if separator else None
+
+
+def escape(stored: str) -> str:
+    """A stored name as it stands in payloads, which have pipes between their parts."""
+    return stored.replace("|", PIPE_ESCAPE)
+
+
+def unescape(escaped: str) -> str:
+    """The reverse: leftmost first, as the Ruby library does it."""
+    return escaped.replace(PIPE_ESCAPE, "|")
+
+
+def _survives(channel: str, site_id: str) -> bool:
+    """Whether a name comes back from a payload: ``/a$|`` and ``/a$$123`` would not."""
+    stored = f"{channel}{SITE_SEPARATOR}{site_id}"
+    return (
+        unescape(escape(channel)) == channel
+        and unescape(escape(stored)) == stored
+        and unqualify(stored) == (channel, site_id)
+    )
 
 
 class ChannelPatterns:

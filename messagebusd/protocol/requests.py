@@ -140,6 +140,8 @@ def multipart_pairs(body: bytes, content_type: str, max_fields: int) -> Iterable
         form = email.message_from_string(f"Content-Type: {content_type}\r\n\r\n{body.decode()}")
     except UnicodeDecodeError:
         raise MalformedRequest("the form is not valid UTF-8", code="invalid_form") from None
+    except RecursionError:
+        raise MalformedRequest("the form is nested too deeply", code="invalid_form") from None
     if not form.is_multipart() or form.defects:
         raise MalformedRequest("the multipart form is broken", code="invalid_form")
     pairs = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from messagebusd.protocol.channels import PIPE_ESCAPE, unqualify
+from messagebusd.protocol.channels import escape, unescape, unqualify
 from messagebusd.protocol.message import Audience, Message
 
 
@@ -50,17 +50,12 @@ def decode_envelope(envelope: bytes) -> tuple[bytes, Audience | None]:
     return bytes(found.data), None if ids == (None, None, None) else Audience(*ids)
 
 
-def escape_channel(stored_channel: str) -> str:
-    """A stored name as it stands in payloads."""
-    return stored_channel.replace("|", PIPE_ESCAPE)
-
-
 def encode_payload(message: Message) -> bytes:
     """The payload of a message."""
     return b"%d|%d|%b|%b" % (
         message.global_id,
         message.message_id,
-        escape_channel(message.stored_channel).encode(),
+        escape(message.stored_channel).encode(),
         encode_envelope(message.data, message.audience),
     )
 
@@ -73,7 +68,7 @@ def decode_payload(payload: bytes) -> Message:
     global_id, message_id, channel, envelope = parts
     if not (global_id.isdigit() and message_id.isdigit() and len(global_id) + len(message_id) < 40):
         raise ValueError("a payload starts with two ids")
-    stored_channel = channel.decode().replace(PIPE_ESCAPE, "|")
+    stored_channel = unescape(channel.decode())
     data, audience = decode_envelope(envelope)
     return Message(
         int(global_id),

@@ -298,6 +298,17 @@ def test_a_slow_reader_is_ended_before_more_is_written(world):
     assert messages(quick) == [("/a", 1)]
 
 
+def test_a_slow_reader_is_not_told_to_skip_what_it_was_not_sent(world):
+    slow = world.park("/a")
+    transport = slow.transport
+    world.publish("/a", audience=Audience([9]))
+    transport.unsent = 1001
+    world.hub.dispatch([world.message("/a"), world.message("/a", Audience([9]))])
+    assert transport.frames == [
+        [{"global_id": -1, "message_id": -1, "channel": "/__status", "data": {"/a": 1}}]
+    ]
+
+
 def test_a_large_first_frame_is_not_slowness(world):
     poll = world.park("/a")
     poll.allowance = 5000

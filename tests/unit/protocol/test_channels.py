@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from messagebusd.errors import InvalidChannel, MalformedRequest
 from messagebusd.protocol.channels import (
+    escape,
     qualify,
+    unescape,
     unqualify,
     validate_channel,
     validate_site,
@@ -32,6 +34,20 @@ def test_every_valid_name_comes_back(channel, site):
     assert unqualify(qualify(channel, site)) == (channel, None if shared else site)
 
 
+@given(NAMES, st.none() | NAMES)
+def test_every_valid_name_comes_back_from_a_payload(channel, site):
+    assume(valid(validate_channel, channel))
+    assume(site is None or valid(validate_site, site))
+    stored = qualify(channel, site)
+    assert unescape(escape(stored)) == stored
+
+
+@pytest.mark.parametrize("channel", ["/a$|", "/a$$123", "/a$$123|b", "/a$|$b", "/a$$123$$"])
+def test_names_that_run_into_the_separators(channel):
+    with pytest.raises(InvalidChannel):
+        validate_channel(channel)
+
+
 @given(NAMES, NAMES, st.none() | NAMES, st.none() | NAMES)
 def test_two_channels_never_share_a_stored_name(a, b, site_a, site_b):
     for name in (a, b):
@@ -42,7 +58,7 @@ def test_two_channels_never_share_a_stored_name(a, b, site_a, site_b):
 
 
 @pytest.mark.parametrize(
-    "channel", ["foo", "/foo|bar", "/föö", "/a b", "/$", "/[x]", "/$|", "a" * 512]
+    "channel", ["foo", "/foo|bar", "/föö", "/a b", "/$", "/[x]", "/$|x", "a" * 512]
 )
 def test_usable(channel):
     validate_channel(channel)

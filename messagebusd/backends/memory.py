@@ -205,12 +205,15 @@ class MemoryBackend(Backend):
         self, after_global_id: int, *, max_messages: int, max_bytes: int
     ) -> Backlog:
         self._before_reading()
+        # A channel that was forgotten and published to again has the same ids for other messages.
         stored = (
-            self._find(name, message_id)
+            found
             for global_id, name, message_id in self._global_backlog
             if global_id > after_global_id
+            and (found := self._find(name, message_id)) is not None
+            and found.global_id == global_id
         )
-        return _bounded((each for each in stored if each is not None), max_messages, max_bytes)
+        return _bounded(stored, max_messages, max_bytes)
 
     async def last_global_id(self) -> int:
         self._before_reading()

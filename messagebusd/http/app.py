@@ -66,6 +66,7 @@ def runner(app: web.Application, metrics: Metrics, shutdown_timeout: float) -> w
     return web.AppRunner(
         app,
         access_log=None,
+        auto_decompress=False,  # a few bytes could stand for gigabytes
         handle_signals=False,
         keepalive_timeout=KEEPALIVE_SECONDS,
         lingering_time=LINGER_SECONDS,
@@ -85,7 +86,8 @@ class _ProtocolLog(logging.LoggerAdapter[logging.Logger]):
         error = kwargs.get("exc_info")
         if isinstance(error, HttpProcessingError):
             self._refused()
-            self.debug("bad request", extra={"reason": error.message})
+            # Without its text, which quotes the request, keys and all.
+            self.debug("bad request", extra={"reason": type(error).__name__})
         else:
             super().exception(msg, *args, **kwargs)
 

@@ -11,6 +11,10 @@ from messagebusd.errors import LimitExceeded, MalformedRequest, RequestTimeout
 
 async def read_body(request: web.BaseRequest, max_bytes: int, timeout_seconds: float) -> bytes:
     """The whole body. Raises LimitExceeded, RequestTimeout, or MalformedRequest for bad framing."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise MalformedRequest(
+            "bodies must not be compressed", code="unsupported_encoding", status=415
+        )
     declared = request.content_length
     if declared is not None and declared > max_bytes:
         raise _too_large(max_bytes)

@@ -17,6 +17,7 @@ PROBLEM_CODES = {
     "unknown_field": "a field or query parameter that the call does not know",
     "invalid_body": "the body's transfer broke off or is wrongly encoded",
     "invalid_form": "a poll's form cannot be read",
+    "unsupported_encoding": "the body is compressed",
     "invalid_client_id": "a poll's client id cannot be used",
     "invalid_channel": "a channel name that cannot be used",
     "invalid_idempotency_key": "the Idempotency-Key is empty, too long, or not printable ASCII",

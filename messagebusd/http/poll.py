@@ -53,7 +53,7 @@ RETRY_AFTER_SECONDS = (5, 15)
 LOG_EVERY_SECONDS = 5.0
 # aiohttp keeps an answer for as long as its reader does not read; the hub sees to it that large
 # ones are read, or dropped.
-LARGE_ANSWER_BYTES = 64 * 1024
+LARGE_ANSWER_BYTES = 2 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -173,7 +173,8 @@ class PollDoor:
         if not path.startswith("/"):  # a proxy's absolute form
             path = request.rel_url.raw_path
         client_id = path[len(self._prefix) :].partition("/")[0]
-        if not client_id:
+        # The router also takes an escaped prefix, of another length.
+        if not client_id or not path.startswith(self._prefix):
             raise NotFound("a poll's path names the client: message-bus/{client_id}/poll")
         requests.validate_client_id(client_id, self._limits)
         return client_id, query

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 UNIX = "unix"
+_FORWARDED = "x-forwarded-for"
 
 
 class TrustedProxies:
@@ -39,7 +40,9 @@ class TrustedProxies:
         """
         address = "" if transport is None or _is_unix(transport) else _peer_address(transport)
         if self.trusts(transport):
-            for hop in reversed(headers.get("X-Forwarded-For", "").split(",")):
+            # A proxy may add a line of its own instead of extending the client's.
+            lines = [value for name, value in headers.items() if name.lower() == _FORWARDED]
+            for hop in reversed(",".join(lines).split(",")):
                 if hop.strip():
                     address = hop.strip()
                     if not self._contains(address):

@@ -208,6 +208,16 @@ async def test_the_global_backlog_has_its_own_size_and_no_trimmed_messages(store
     ]
 
 
+async def test_the_global_backlog_does_not_confuse_lives_of_a_channel(store):
+    await store.reopen(max_backlog_age=100)
+    await store.publish("/a", b'"old"')
+    await store.pass_time(101)
+    await store.publish("/a", b'"new"')
+    await store.publish("/b")
+    page = await store.backend.global_backlog(0, max_messages=10, max_bytes=2**30)
+    assert [each.data for each in page.messages] == [b'"new"', b"1"]
+
+
 async def test_ids_continue_after_a_deletion(store):
     for _ in range(3):
         await store.publish("/a")

@@ -65,6 +65,16 @@ CASES = {
     "multipart, broken": Case(
         400, headers=[("Content-Type", "multipart/form-data; boundary=x")], body=b"--y\r\n"
     ),
+    "compressed": Case(
+        415, "unsupported_encoding", headers=[*JSON, ("Content-Encoding", "gzip")], body=b"x"
+    ),
+    "multipart, hostile": Case(
+        400,
+        "limit_exceeded",
+        headers=[("Content-Type", "multipart/form-data; boundary=x")],
+        body=b'--x\r\nContent-Type: multipart/mixed; y="' + b";" * 200_000 + b'"\r\n\r\n1\r\n--x--',
+    ),
+    "an escaped prefix": Case(404, "not_found", path="/message%2Dbus/AAA/poll?dlp=t"),
     "500 channels": Case(200, headers=JSON, body=channels(500)),
     "501 channels": Case(400, "limit_exceeded", headers=JSON, body=channels(501)),
     "channel, 512 bytes": Case(200, headers=JSON, body=b'{"%b":0}' % (b"x" * 512)),

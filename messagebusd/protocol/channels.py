@@ -106,9 +106,7 @@ class ChannelPatterns:
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self.patterns = tuple(patterns)
-        parts = (
-            ".*".join(map(re.escape, re.sub(r"\*+", "*", each).split("*"))) for each in patterns
-        )
+        parts = (_glob(re.sub(r"\*+", "*", each).split("*")) for each in patterns)
         self._match = re.compile("|".join(parts), re.DOTALL).fullmatch
 
     def __contains__(self, channel: str) -> bool:
@@ -116,3 +114,16 @@ class ChannelPatterns:
 
     def __str__(self) -> str:
         return ", ".join(self.patterns)
+
+
+def _glob(literals: Sequence[str]) -> str:
+    """A regular expression for literals with anything between them.
+
+    Each one is looked for from the left and then settled (an atomic group): clients choose the
+    names, and trying all ways to place the literals would take seconds.
+    """
+    first, *others = map(re.escape, literals)
+    if not others:
+        return first
+    *middle, last = others
+    return first + "".join(f"(?>.*?{each})" for each in middle) + f".*{last}"

@@ -35,6 +35,8 @@ from messagebusd.protocol.publication import Publication
 # What a message and a channel take besides the message's bytes, measured on CPython 3.11.
 MESSAGE_OVERHEAD_BYTES = 300
 CHANNEL_OVERHEAD_BYTES = 1000
+# An id of an audience: itself, and its places in a tuple and in a set.
+AUDIENCE_ID_BYTES = 110
 
 
 class _Channel:
@@ -279,7 +281,7 @@ class MemoryBackend(Backend):
         return channel
 
     def _append(self, channel: _Channel, message: Message) -> None:
-        size = len(message.encoded) + MESSAGE_OVERHEAD_BYTES
+        size = _size(message)
         channel.messages.append(message)
         channel.bytes += size
         self._bytes += size
@@ -304,7 +306,7 @@ class MemoryBackend(Backend):
 
     def _trim(self, channel: _Channel, size: int) -> None:
         while len(channel.messages) > size:
-            dropped = len(channel.messages.popleft().encoded) + MESSAGE_OVERHEAD_BYTES
+            dropped = _size(channel.messages.popleft())
             channel.bytes -= dropped
             self._bytes -= dropped
 
@@ -350,6 +352,15 @@ class MemoryBackend(Backend):
         self._global_backlog = deque(newest)
         while self._bytes > self._max_bytes and self._evict():
             pass
+
+
+def _size(message: Message) -> int:
+    """What a message counts towards ``max_bytes``."""
+    size = len(message.encoded) + MESSAGE_OVERHEAD_BYTES
+    if (audience := message.audience) is not None:
+        for ids in (audience.user_ids, audience.group_ids, audience.client_ids):
+            size += AUDIENCE_ID_BYTES * len(ids or ())
+    return size
 
 
 def _last(messages: deque[Message], count: int) -> list[Message]:

@@ -113,6 +113,15 @@ async def test_what_is_counted_is_what_is_taken():
     assert 0.7 < backend.bytes_used / (after - before) < 1.4
 
 
+async def test_audiences_count():
+    backend = memory(max_bytes=2**20)
+    await backend.open()
+    for _ in range(20):
+        await backend.publish(Publication("/a", b"1", audience=Audience(range(5000))))
+    assert await ids(backend, "/a") == [20]
+    assert 5000 * 50 < backend.bytes_used < 2**20
+
+
 # -- the snapshot
 
 

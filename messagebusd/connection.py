@@ -41,7 +41,6 @@ class CloseReason(enum.Enum):
     DISCONNECTED = "disconnected"
     SLOW = "slow"
     ENDED = "ended"
-    OVERFLOWED = "overflowed"
     DRAINED = "drained"
 
 

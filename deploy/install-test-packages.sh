@@ -7,6 +7,13 @@ packages=()
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
 command -v chromium >/dev/null || packages+=(chromium)
 command -v npm >/dev/null || packages+=(npm)
+command -v redis-server >/dev/null || packages+=(redis-server)
+command -v openssl >/dev/null || packages+=(openssl)
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
+command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer)
+# What other languages publish with: the documentation's examples are run.
+command -v ruby >/dev/null || packages+=(ruby)
+ruby -e 'require "redis"' 2>/dev/null || packages+=(ruby-redis)
 [ "${#packages[@]}" -eq 0 ] && exit 0
 
 echo "The tests need: ${packages[*]}"

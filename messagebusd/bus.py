@@ -1,22 +1,27 @@
 """The bus of one worker: publish, and catch a poll up with its channels.
 
 Floor 3: knows the store's contract and the hub, no HTTP. Every door publishes through `publish`.
+It is the store's listener, and hands on to the hub what is not for the daemons themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import secrets
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from messagebusd.backends.base import Backend, Published
+from messagebusd.backends.base import Backend, Once, Published
 from messagebusd.connection import Connection
+from messagebusd.control import Command, read_command
 from messagebusd.hub import Hub
 from messagebusd.metrics import Metrics
+from messagebusd.outage import OutageQueue
 from messagebusd.protocol import catchup, wire
 from messagebusd.protocol.catchup import Position
-from messagebusd.protocol.channels import unqualify
-from messagebusd.protocol.message import Message
+from messagebusd.protocol.channels import CONTROL_CHANNEL, unqualify
+from messagebusd.protocol.message import Id, Message
 from messagebusd.protocol.publication import Publication
 
 # Messages read from the store at a time, and in one turn of the loop.
@@ -47,21 +52,91 @@ class News:
 
 
 class MessageBus:
-    """See the module's docstring. ``max_backlog_bytes`` bounds one answer."""
+    """See the module's docstring. ``max_backlog_bytes`` bounds one answer, ``max_waiting`` the
+    messages that wait while the store is away."""
 
     def __init__(
-        self, backend: Backend, hub: Hub, metrics: Metrics, *, max_backlog_bytes: int
+        self,
+        backend: Backend,
+        hub: Hub,
+        metrics: Metrics,
+        *,
+        max_backlog_bytes: int,
+        max_waiting: int = 1000,
     ) -> None:
         self.backend = backend
         self.hub = hub
         self.max_backlog_bytes = max_backlog_bytes
         self._metrics = metrics
-        backend.subscribe(hub.dispatch)
+        self._outage = OutageQueue(self._store, max_waiting)
+        self._name = secrets.token_hex(8)
+        metrics.waiting_messages.set_function(lambda: len(self._outage))
+        backend.subscribe(self)
 
-    async def publish(self, publication: Publication) -> Published:
-        """Store and announce a message that passed the rules. Raises StoreUnavailable."""
+    async def publish(self, publication: Publication, once: Once | None = None) -> Published | None:
+        """Store and announce a message that passed the rules.
+
+        None if it waits for the store to come back, which its publisher has to allow. Raises
+        StoreUnavailable and IdempotencyConflict.
+        """
+        return await self._outage.publish(publication, once)
+
+    async def _store(self, publication: Publication, once: Once | None) -> Published:
         with self._metrics.store_operation("publish"):
-            return await self.backend.publish(publication)
+            return await self.backend.publish(publication, once)
+
+    async def claim(self, once: Once) -> None:
+        """See `Backend.claim`."""
+        with self._metrics.store_operation("publish"):
+            await self.backend.claim(once)
+
+    async def end_polls(
+        self,
+        op: Literal["disconnect", "invalidate"],
+        *,
+        client_id: str | None = None,
+        user_id: Id | None = None,
+        site_id: str | None = None,
+    ) -> int:
+        """End polls here and in every other process; how many those were here.
+
+        Raises StoreUnavailable, having ended those here.
+        """
+        command = Command(
+            op=op, origin=self._name, client_id=client_id, user_id=user_id, site_id=site_id
+        )
+        ended = self.hub.close_matching(command.includes)
+        await self._store(command.publication(), None)
+        return ended
+
+    async def close(self, seconds: float) -> None:
+        """Give messages that wait for the store so many seconds."""
+        await self._outage.close(seconds)
+
+    # -- the store's listener ----------------------------------------------------------------
+
+    def dispatch(self, messages: Sequence[Message]) -> None:
+        """Hand the hub its messages, and obey commands."""
+        for message in messages:
+            if message.stored_channel == CONTROL_CHANNEL:
+                command = read_command(message)
+                if command is not None and command.origin != self._name:
+                    self.hub.close_matching(command.includes)
+        self.hub.dispatch(messages)
+
+    def channels(self) -> Collection[str]:
+        """The channels that somebody waits for, this bus included."""
+        return self.hub.channels() | {CONTROL_CHANNEL}
+
+    def interrupted(self) -> None:
+        """See `Listener`."""
+        self.hub.interrupted()
+
+    def restarted(self, channels: Collection[str]) -> None:
+        """See `Listener`."""
+        self.hub.restarted(channels)
+
+    # -- polls -------------------------------------------------------------------------------
 
     async def check(self) -> None:
         """Prove that the store works. Raises StoreUnavailable."""
@@ -74,7 +149,8 @@ class MessageBus:
         ``positions`` go with ``connection.channels``. On return the connection is still registered:
         without another await, either park it or remove it. Where the news are truncated it must
         end after them: live messages may be beyond a part of the backlog that it has not seen.
-        Raises StoreUnavailable, having removed it.
+        The same goes for a poll that was cut short, which has no news at all. Raises
+        StoreUnavailable, having removed it.
         """
         self.hub.add(connection)
         try:
@@ -95,8 +171,9 @@ class _CatchUp:
         self._connection = connection
         self._bytes_left = max_bytes
         self._news = News()
-        # Up to where each channel has been read, or need not be.
+        # Up to which message id each channel has been read, or need not be; and global id.
         self._reached: dict[str, int] = {}
+        self._read_to: dict[str, int] = {}
         self._read_in_this_turn = 0
 
     async def run(self, positions: Sequence[Position]) -> News:
@@ -104,7 +181,8 @@ class _CatchUp:
         connection, news = self._connection, self._news
         last_ids = await self._backend.last_ids(connection.channels)
         plan = catchup.plan(zip(connection.channels, positions, strict=True), last_ids)
-        self._reached.update(last_ids)
+        for channel, last in last_ids.items():
+            self._reached[channel], self._read_to[channel] = last
         status = plan.status
         for replay in plan.replays:
             if self._bytes_left <= 0:
@@ -112,10 +190,12 @@ class _CatchUp:
                 break
             if await self._replay(replay):
                 status[replay.channel] = self._reached[replay.channel]
+        if connection.is_cut_short:
+            return News(truncated=True)
         if connection.overflowed:
             news.truncated = True
         if not news.truncated:
-            live = connection.settle(self._reached)
+            live = connection.settle(self._read_to)
             for message in live:
                 status.pop(message.stored_channel, None)
             news.messages += live
@@ -134,6 +214,7 @@ class _CatchUp:
             )
             for message in page:
                 after_id = message.message_id
+                self._read_to[channel] = max(self._read_to[channel], message.global_id)
                 self._bytes_left -= len(message.encoded)
                 if self._connection.may_see(message):
                     self._news.messages.append(message)

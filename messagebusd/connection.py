@@ -101,6 +101,7 @@ class Connection(asyncio.Protocol):
         "deadline",
         "headers",
         "hub",
+        "is_cut_short",
         "mode",
         "parked_at",
         "seq",
@@ -128,6 +129,8 @@ class Connection(asyncio.Protocol):
         # The headers that a long poll's answer will carry.
         self.headers = headers
         self.state = State.CATCHING_UP
+        # Ended before it was answered.
+        self.is_cut_short = False
         self.transport: asyncio.Transport | None = None
         # Where the hub keeps it among the deadlines, and since when it is parked.
         self.deadline = 0
@@ -161,14 +164,14 @@ class Connection(asyncio.Protocol):
 
     # -- catching up -------------------------------------------------------------------------
 
-    def settle(self, replayed_to: Mapping[str, int]) -> list[Message]:
+    def settle(self, read_to: Mapping[str, int]) -> list[Message]:
         """Stop collecting; the visible live messages that the backlog did not already bring.
 
-        ``replayed_to`` is the last id read or skipped per channel. Message ids may restart later,
-        so they are compared only here.
+        ``read_to`` is the last global id that was read, or need not be, per channel: message ids
+        may have begun anew meanwhile.
         """
         pending, self._pending = self._pending or [], None
-        fresh = [each for each in pending if each.message_id > replayed_to[each.stored_channel]]
+        fresh = [each for each in pending if each.global_id > read_to[each.stored_channel]]
         visible = []
         for message in fresh:
             if self.may_see(message):
@@ -213,6 +216,24 @@ class Connection(asyncio.Protocol):
             self._note_seen(delivery.channel)
         else:
             self._note_filtered(delivery.channel, delivery.last_id)
+
+    def tell(self, positions: Mapping[str, int]) -> None:
+        """Let the client know that these channels (stored names) are now at these ids."""
+        if self.state is State.PARKED:
+            status = wire.status_message({unqualify(name)[0]: at for name, at in positions.items()})
+            body = wire.array([status])
+            if self.mode is Mode.LONG_POLL:
+                self._answer(body, CloseReason.ANSWERED)
+                return
+            self._write(wire.frame(body))
+        for channel, position in positions.items():
+            # Once more at its end: what is told here may be overtaken by what was read before.
+            self._note_filtered(channel, position)
+
+    def cut_short(self) -> None:
+        """Answer a poll that is still catching up with nothing: it is not to have any more."""
+        self.is_cut_short = True
+        self._pending = None
 
     def _queue(self, messages: Sequence[Message]) -> None:
         if self._pending is None:

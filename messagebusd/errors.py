@@ -146,6 +146,9 @@ class IdempotencyConflict(RequestError):
     status = 422
     code = "idempotency_conflict"
 
+    def __init__(self) -> None:
+        super().__init__("this idempotency key was used before, with another request")
+
 
 class RateLimited(RequestError):
     """Come back later; ``retry_after`` is in whole seconds."""

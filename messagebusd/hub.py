@@ -55,6 +55,7 @@ class Feed(Protocol):
     """A server-side subscriber: sees everything, and must not raise or wait."""
 
     def offer(self, messages: Sequence[Message]) -> None: ...
+    def interrupt(self) -> None: ...
     def end(self) -> None: ...
 
 
@@ -84,6 +85,7 @@ class Hub:
         self._observer = observer
         self._jitter = jitter
         self._index: dict[str, set[Connection]] = {}
+        self._catching_up: set[Connection] = set()
         self._parked: dict[tuple[str | None, Id | None, str], Connection] = {}
         self._buckets: dict[int, set[Connection]] = {}
         # Ended responses that are still being sent: when to look again, and what was unsent then.
@@ -100,10 +102,11 @@ class Hub:
         """How many polls are parked."""
         return len(self._parked)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more poll may park."""
-        return len(self._parked) < self.max_active_clients
+    def has_room(self, connection: Connection) -> bool:
+        """Whether this poll may park: there is room, or it takes the place of its predecessor."""
+        return len(self._parked) < self.max_active_clients or (
+            connection.key in self._parked and self.max_active_clients > 0
+        )
 
     def parked_by_mode(self) -> Counter[Mode]:
         """How many polls are parked in each mode. Walks over all of them."""
@@ -122,6 +125,7 @@ class Hub:
     def add(self, connection: Connection) -> None:
         """Register a poll, before its backlog is read: from here on it misses nothing."""
         index = self._index
+        self._catching_up.add(connection)
         for channel in connection.channels:
             subscribers = index.get(channel)
             if subscribers is None:
@@ -145,6 +149,7 @@ class Hub:
             return
         if (other := self._parked.get(connection.key)) is not None:
             other.close(CloseReason.SUPERSEDED)
+        self._catching_up.discard(connection)
         self._parked[connection.key] = connection
         now = self._scheduler.time()
         deadline = now + self.interval * (1 - JITTER * self._jitter())
@@ -182,6 +187,7 @@ class Hub:
 
     def _unindex(self, connection: Connection) -> None:
         connection.state = State.CLOSED
+        self._catching_up.discard(connection)
         for channel in connection.channels:
             subscribers = self._index.get(channel)
             if subscribers is not None:
@@ -198,6 +204,25 @@ class Hub:
         self._feeds.pop(feed, None)
 
     # -- messages ----------------------------------------------------------------------------
+
+    def channels(self) -> set[str]:
+        """The channels (stored names) that somebody waits for."""
+        return set(self._index).union(*(each for each in self._feeds.values() if each is not None))
+
+    def interrupted(self) -> None:
+        """Messages were missed on channels that nobody named: who follows all of them ends."""
+        for feed, channels in tuple(self._feeds.items()):
+            if channels is None:
+                feed.interrupt()
+
+    def restarted(self, channels: Iterable[str]) -> None:
+        """The ids of these channels count from 0 anew: tell who may be ahead of them."""
+        positions: dict[Connection, dict[str, int]] = {}
+        for channel in channels:
+            for connection in self._index.get(channel, ()):
+                positions.setdefault(connection, {})[channel] = 0
+        for connection, restarted in positions.items():
+            connection.tell(restarted)
 
     def dispatch(self, messages: Sequence[Message]) -> None:
         """Deliver a batch, each channel's messages together and in order."""
@@ -241,11 +266,14 @@ class Hub:
     def close_matching(
         self, matches: Callable[[Connection], bool], reason: CloseReason = CloseReason.ENDED
     ) -> int:
-        """End all parked polls that match; how many those were."""
+        """End all polls that match, parked or catching up; how many those were."""
         found = [each for each in self._parked.values() if matches(each)]
+        early = [each for each in self._catching_up if matches(each)]
         for connection in found:
             connection.close(reason)
-        return len(found)
+        for connection in early:
+            connection.cut_short()
+        return len(found) + len(early)
 
     def end_feeds(self) -> None:
         """End all server-side subscriptions."""

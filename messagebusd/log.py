@@ -31,12 +31,17 @@ _PLAIN_VALUE = re.compile(r"[^\s\"'=]+")
 
 
 def configure_logging(
-    level: Literal["debug", "info", "warning", "error"], format: Literal["text", "json"]
+    level: Literal["debug", "info", "warning", "error"],
+    format: Literal["text", "json"],
+    **fields: object,
 ) -> None:
-    """Send everything of ``level`` and above to stderr. May be called again to change either."""
+    """Send everything of ``level`` and above to stderr, each line with these fields.
+
+    May be called again to change any of it.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(_HANDLER_NAME)
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(fields) if format == "json" else TextFormatter(fields))
     root = logging.getLogger()
     for old in [old for old in root.handlers if old.get_name() == _HANDLER_NAME]:
         root.removeHandler(old)
@@ -48,7 +53,18 @@ def configure_logging(
     logging.captureWarnings(True)
 
 
-class JsonFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Has fields that every line carries, besides its own."""
+
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        super().__init__()
+        self._fields = fields
+
+    def fields(self, record: logging.LogRecord) -> Mapping[str, object]:
+        return {**self._fields, **_fields(record)}
+
+
+class JsonFormatter(_Formatter):
     """One JSON object a line: time, level, logger, message, the fields, and the exception."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -58,7 +74,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name, value in _fields(record).items():
+        for name, value in self.fields(record).items():
             line.setdefault(name, value)
         if trace := _trace(self, record):
             line["exception"] = trace
@@ -69,7 +85,7 @@ class JsonFormatter(logging.Formatter):
             return json.dumps({name: str(value) for name, value in line.items()})
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(_Formatter):
     """``TIME LEVEL logger message name=value``; exceptions follow, every line of them marked."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -79,7 +95,7 @@ class TextFormatter(logging.Formatter):
             record.name,
             _escape(record.getMessage()),
         ]
-        parts += [f"{_escape(name)}={_value(value)}" for name, value in _fields(record).items()]
+        parts += [f"{_escape(name)}={_value(value)}" for name, value in self.fields(record).items()]
         lines = [" ".join(parts)]
         lines += [f"  | {_escape(line)}" for line in _trace(self, record).split("\n") if line]
         return "\n".join(lines)

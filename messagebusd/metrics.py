@@ -6,9 +6,12 @@ here; they are resolved once. Times are seconds, sizes bytes.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Self
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,9 +20,9 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
     generate_latest,
+    values,
 )
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from messagebusd.connection import CloseReason, Delivery
 from messagebusd.errors import StoreUnavailable
@@ -33,27 +36,26 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
-class _ParkedPolls(Collector):
-    """Counts parked polls when it is asked, so that parking costs nothing."""
+class _Gauge(Gauge):
+    """A gauge that can have a function in files, too: `Metrics.refresh` asks it."""
 
-    def __init__(self, count: Callable[[], dict[Mode, int]]) -> None:
-        self._count = count
+    function: Callable[[], float] | None = None
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
-            "messagebusd_parked_polls", "Polls that are held right now", labels=["mode"]
-        )
-        counts = self._count()
-        for mode in (Mode.LONG_POLL, Mode.STREAM):
-            family.add_metric([mode.value], counts.get(mode, 0))
-        yield family
+    def set_function(self, f: Callable[[], float]) -> None:
+        super().set_function(f)
+        self.function = f
 
 
 class Metrics:
-    """The metrics of one worker, on a registry of their own."""
+    """The metrics of one process, on a registry of their own; or of all workers, see `shared`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, folder: Path | None = None
+    ) -> None:
         self._clock = clock
+        self._folder = folder
+        self._count_parked: Callable[[], Mapping[Mode, int]] = dict
+        self._gauges: list[_Gauge] = []
         self.registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -64,8 +66,21 @@ class Metrics:
                 f"messagebusd_{name}", text, labels, buckets=_LATENCIES, registry=self.registry
             )
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"messagebusd_{name}", text, registry=self.registry)
+        def gauge(
+            name: str,
+            text: str,
+            *labels: str,
+            of_workers: Literal["livesum", "livemax"] = "livesum",
+        ) -> _Gauge:
+            made = _Gauge(
+                f"messagebusd_{name}",
+                text,
+                labels,
+                registry=self.registry,
+                multiprocess_mode=of_workers,
+            )
+            self._gauges.append(made)
+            return made
 
         self._polls = counter(
             "polls", "Polls by how they were asked for and how they ended", "mode", "outcome"
@@ -87,15 +102,37 @@ class Metrics:
         self._lookup_seconds = histogram("lookup_seconds", "Identity lookups by outcome", "outcome")
         self._store_seconds = histogram("store_seconds", "Store operations", "operation")
         self._store_errors = counter("store_errors", "Failed store operations", "operation")
-        self.loop_lag = gauge("event_loop_lag_seconds", "How late the loop came to its last check")
+        self.loop_lag = gauge(
+            "event_loop_lag_seconds",
+            "How late the loop came to its last check",
+            of_workers="livemax",
+        )
+        parked = gauge("parked_polls", "Polls that are held right now", "mode")
+        self._parked = {mode: parked.labels(mode.value) for mode in (Mode.LONG_POLL, Mode.STREAM)}
         self.backlog_bytes = gauge("backlog_bytes", "What the memory store takes")
         self.feeds = gauge("subscriptions", "Open server-side subscriptions")
+        self.waiting_messages = gauge(
+            "waiting_messages", "Messages that wait in memory for the store to come back"
+        )
+        self.inbox_entries = gauge("inbox_entries", "Entries of the Redis inbox, as last seen")
+        self._store_reconnects = counter(
+            "store_reconnects", "Breaks after which the store's announcements are heard again"
+        )
+        self._store_gaps = counter("store_gap_messages", "Global ids that were not announced")
+        self._store_replays = counter(
+            "store_replayed_messages", "Messages announced from backlogs after a break or gap"
+        )
+        self._store_ignored = counter(
+            "store_ignored_announcements", "Announcements that were no use, by reason", "reason"
+        )
         self._poll_ends = {
             (mode, reason): self._polls.labels(mode.value, reason.value)
             for mode in Mode
             for reason in CloseReason
         }
-        self._doors = {door: self._publishes.labels(door) for door in ("http", "broadcast")}
+        self._doors = {
+            door: self._publishes.labels(door) for door in ("http", "redis", "broadcast")
+        }
         self._lookups = {
             outcome: self._lookup_seconds.labels(outcome)
             for outcome in ("identified", "refused", "unavailable")
@@ -105,13 +142,38 @@ class Metrics:
             for name in ("publish", "read", "check")
         }
 
-    def watch_parked(self, count: Callable[[], dict[Mode, int]]) -> None:
+    @classmethod
+    def shared(cls, folder: Path, worker: int) -> Self:
+        """Metrics of which each worker renders those of all.
+
+        Their values live in files in this folder, where those of a worker that died stay: whoever
+        has its number next counts on. This is for the whole process, and before any other Metrics.
+        """
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
+        return cls(folder=folder)
+
+    def watch_parked(self, count: Callable[[], Mapping[Mode, int]]) -> None:
         """Ask this function for the number of parked polls."""
-        self.registry.register(_ParkedPolls(count))
+        self._count_parked = count
+
+    def refresh(self) -> None:
+        """Ask for what is asked for only now and then, so that parking costs nothing."""
+        counts = self._count_parked()
+        for mode, parked in self._parked.items():
+            parked.set(counts.get(mode, 0))
+        for gauge in self._gauges:
+            if gauge.function is not None:
+                gauge.set(gauge.function())
 
     def render(self) -> bytes:
-        """All of it in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """All of it in Prometheus' text format. Other workers' gauges may be a second old."""
+        self.refresh()
+        if self._folder is None:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
     # -- polls -------------------------------------------------------------------------------
 
@@ -170,3 +232,21 @@ class Metrics:
             raise
         finally:
             seconds.observe(self._clock() - started)
+
+    def store_reconnected(self) -> None:
+        """See `backends.base.Observer`, also for the following."""
+        self._store_reconnects.inc()
+
+    def store_gap(self, messages: int) -> None:
+        self._store_gaps.inc(messages)
+
+    def store_replayed(self, messages: int) -> None:
+        self._store_replays.inc(messages)
+
+    def store_ignored(self, reason: str) -> None:
+        self._store_ignored.labels(reason).inc()
+
+
+def forget_worker(folder: Path, worker: int) -> None:
+    """Drop what a dead worker held at its end; what it counted stays."""
+    mark_process_dead(worker, str(folder))  # type: ignore[no-untyped-call]

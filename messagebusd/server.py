@@ -1,4 +1,5 @@
-"""One worker: everything is built here, top to bottom, then started, served and drained.
+"""One process that serves, alone or as one of several workers: everything is built here, top to
+bottom, then started, served and drained.
 
 **Start**: store, listeners, ready. **Drain** on SIGTERM or SIGINT: not ready, no new connections,
 parked polls end at their own deadlines (ending them early would leave pages deaf until their next
@@ -9,22 +10,17 @@ ends the polls at once with their last frame.
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import logging
-import os
 import resource
-import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import uvloop
 from aiohttp import web
 
-from messagebusd import __version__
 from messagebusd.backends import open_backend
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
@@ -38,40 +34,56 @@ from messagebusd.http.cors import CorsPolicy
 from messagebusd.http.ops import OpsDoor
 from messagebusd.http.poll import PollDoor
 from messagebusd.http.proxies import TrustedProxies
+from messagebusd.http.siblings import Siblings, sibling_socket
 from messagebusd.hub import Hub
 from messagebusd.identity import open_lookup
+from messagebusd.listeners import (
+    LISTEN_BACKLOG,
+    announce,
+    bind,
+    listen_addresses,
+    make_key,
+    shown_address,
+)
 from messagebusd.log import configure_logging
 from messagebusd.metrics import Metrics
 from messagebusd.protocol.publication import PublishLimits
 from messagebusd.protocol.requests import PollLimits
-from messagebusd.settings import FdAddress, Settings, TcpAddress, UnixAddress
-from messagebusd.settings.values import Address
+from messagebusd.settings import Settings, UnixAddress
+from messagebusd.supervisor.assignment import Place
 
 # Adds routes to the public application, for a host application in the same process.
 Extend = Callable[[web.Application], None]
 
-LISTEN_BACKLOG = 4096
 LAG_INTERVAL_SECONDS = 1.0
 # Descriptors besides one for each parked poll: listeners, the store, requests being answered.
 SPARE_DESCRIPTORS = 512
+# The listener for the other workers, and the largest body there: a page of channel names.
+SIBLINGS = "siblings"
+MAX_BODY_BYTES = 16 * 1024 * 1024
 # Handlers get this long to finish once nothing is parked any more.
 HANDLER_TIMEOUT_SECONDS = 5.0
+# Messages that wait for the store get this long when the daemon stops.
+OUTAGE_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 def run(settings: Settings, extend: Extend | None = None) -> int:
-    """Serve until a signal; the process' exit status."""
+    """Serve alone, until a signal; the process' exit status."""
     configure_logging(settings.log.level, settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop_runner:
         try:
             return loop_runner.run(_serve(settings, extend))
-        except ConfigurationError as error:
-            for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
         except (MessageBusError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            for problem in problems_of(error):
+                print(f"error: {problem}", file=sys.stderr)
     return 1
+
+
+def problems_of(error: Exception) -> list[str]:
+    """What to say of an error that ends the process."""
+    return error.problems if isinstance(error, ConfigurationError) else [str(error)]
 
 
 async def _serve(settings: Settings, extend: Extend | None) -> int:
@@ -85,6 +97,7 @@ async def _serve(settings: Settings, extend: Extend | None) -> int:
         loop.add_signal_handler(number, on_signal)
     server = Server(settings, extend)
     await server.start()
+    announce(settings, server.addresses, server.made_key)
     try:
         await stop.wait()
     finally:
@@ -93,23 +106,38 @@ async def _serve(settings: Settings, extend: Extend | None) -> int:
 
 
 class Server:
-    """The parts of one worker and their life. Built inside a running loop."""
+    """The parts of one process and their life. Built inside a running loop.
 
-    def __init__(self, settings: Settings, extend: Extend | None = None) -> None:
+    Given a place among several workers it uses what the supervisor made for all of them.
+    """
+
+    def __init__(
+        self, settings: Settings, extend: Extend | None = None, place: Place | None = None
+    ) -> None:
         self._settings = settings
+        self._place = place
         self._draining = False
         loop = asyncio.get_running_loop()
         self._loop = loop
+        workers = settings.server.workers
 
-        self.metrics = Metrics()
-        self.backend = open_backend(settings.backend)
+        if place is None:
+            self.metrics = Metrics()
+            self._siblings = Siblings()
+            self.made_key = make_key(settings)
+        else:
+            self.metrics = Metrics.shared(place.folder, place.number)
+            self._siblings = Siblings(place.number, workers, place.folder)
+            self.made_key = place.made_key
+        self.backend = open_backend(settings.backend, self.metrics)
         filters = [load_filter(each.channel_prefix, each.callable) for each in settings.filters]
         poll = settings.poll
+        self._max_polls = -(-poll.max_active_clients // workers)
         self.hub = Hub(
             loop,
             self.metrics,
             interval=poll.long_polling_interval,
-            max_active_clients=poll.max_active_clients,
+            max_active_clients=self._max_polls,
             max_client_buffer=poll.max_client_buffer,
             filters=FilterChain(filters, self.metrics.filter_failed) if filters else None,
         )
@@ -118,7 +146,11 @@ class Server:
             memory = self.backend
             self.metrics.backlog_bytes.set_function(lambda: memory.bytes_used)
         self.bus = MessageBus(
-            self.backend, self.hub, self.metrics, max_backlog_bytes=poll.max_backlog_bytes
+            self.backend,
+            self.hub,
+            self.metrics,
+            max_backlog_bytes=poll.max_backlog_bytes,
+            max_waiting=settings.backend.max_in_memory_publish_backlog,
         )
         limits = PublishLimits(settings.backend.max_data_size, poll.max_channel)
 
@@ -141,7 +173,6 @@ class Server:
             extend(public)
         split = settings.server.internal_listen is not None
         internal = internal_app(self.metrics, poll.max_body, self._is_draining) if split else public
-        self.generated_key: str | None = None
         ops = OpsDoor(
             self.bus,
             self.metrics,
@@ -149,61 +180,79 @@ class Server:
             serve_metrics=settings.metrics.enabled,
         )
         internal.add_routes(ops.routes())
+        apps = {"public": public, "internal": internal} if split else {"public": public}
         if settings.api.enabled:
-            internal.add_routes(self._api(limits).routes())
+            api = self._api(limits)
+            internal.add_routes(api.routes())
+            if place is not None:
+                apps[SIBLINGS] = internal_app(self.metrics, MAX_BODY_BYTES, self._is_draining)
+                apps[SIBLINGS].add_routes(api.sibling_routes())
 
-        self._runners = {"public": runner(public, self.metrics, HANDLER_TIMEOUT_SECONDS)}
-        if split:
-            self._runners["internal"] = runner(internal, self.metrics, HANDLER_TIMEOUT_SECONDS)
-        self._sites: dict[str, web.BaseSite] = {}
+        self._runners = {
+            listener: runner(app, self.metrics, HANDLER_TIMEOUT_SECONDS)
+            for listener, app in apps.items()
+        }
+        self._sites: dict[str, list[web.BaseSite]] = {}
         self.addresses: dict[str, str] = {}
         self._lag_timer: asyncio.TimerHandle | None = None
 
     def _api(self, limits: PublishLimits) -> Api:
-        api = self._settings.api
-        if not api.has_key:
-            # Settings allow this on loopback and Unix sockets only.
-            self.generated_key = f"mb_{secrets.token_urlsafe(32)}"
         poll = self._settings.poll
         return Api(
             self.bus,
-            KeyRing.from_settings(api, self.generated_key),
+            KeyRing.from_settings(self._settings.api, self.made_key),
             self.metrics,
             limits,
             PollLimits(max_channels=poll.max_channels, max_channel=poll.max_channel),
+            siblings=self._siblings,
             body_timeout=poll.body_timeout,
         )
 
     async def start(self) -> None:
         """Open the store, then the listeners. Raises MessageBusError or OSError."""
-        self._make_room(self._settings.poll.max_active_clients)
+        self._make_room(self._max_polls)
         await self.backend.open()
         await self.lookup.open()
         for listener, each in self._runners.items():
             await each.setup()
-            address = getattr(self._settings.server, _SETTING_OF[listener])
-            site = _site(each, address)
-            await site.start()
-            self._sites[listener] = site
-            where = self.addresses[listener] = _where(site, address)
-            _log.info("listening", extra={"listener": listener, "address": where})
+            self._sites[listener] = [
+                web.SockSite(each, opened, backlog=LISTEN_BACKLOG)
+                for opened in self._sockets(listener)
+            ]
+            for site in self._sites[listener]:
+                await site.start()
         self._measure_lag(self._loop.time())
         # What was built so far lives as long as the process: the collector need not look at it
         # again, and with few cycles made per poll it may look less often at the rest.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
-        _log.info("ready", extra={"version": __version__, "backend": self._settings.backend.kind})
-        if self.generated_key is not None:
-            self._introduce(self.generated_key)
 
-    async def drain(self, hurry: asyncio.Event) -> None:
-        """Stop accepting, let parked polls end, then close everything."""
+    def _sockets(self, listener: str) -> Sequence[socket.socket]:
+        """What to listen on."""
+        if self._place is None:
+            address = listen_addresses(self._settings.server)[listener]
+            [sockets] = bind(address)
+            self.addresses[listener] = shown_address(address, sockets)
+            return sockets
+        if listener == SIBLINGS:
+            [sockets] = bind(UnixAddress(sibling_socket(self._place.folder, self._place.number)))
+            return sockets
+        return [socket.socket(fileno=each) for each in self._place.descriptors[listener]]
+
+    async def drain(self, hurry: asyncio.Event, *, leave: bool = False) -> None:
+        """Stop accepting, let parked polls end, then close everything.
+
+        Who watches and who publishes is served to the end, where there is a listener for them,
+        unless a successor waits for all of our addresses (``leave``).
+        """
         self._draining = True
         self.hub.max_active_clients = 0
         _log.info("draining", extra={"parked": self.hub.parked})
-        # Who watches and who publishes is served to the end, where there is a listener for them.
-        await self._sites["public"].stop()
+        for listener, sites in self._sites.items():
+            if listener == "public" or (leave and listener == "internal"):
+                for site in sites:
+                    await site.stop()
         await self._wait_for_polls(hurry)
         self.hub.end_feeds()
         for each in self._runners.values():
@@ -212,6 +261,7 @@ class Server:
         if self._lag_timer is not None:
             self._lag_timer.cancel()
         await self.lookup.close()
+        await self.bus.close(OUTAGE_SECONDS)
         await self.backend.close()
         _log.info("stopped")
 
@@ -249,72 +299,11 @@ class Server:
 
     def _measure_lag(self, due: float) -> None:
         now = self._loop.time()
+        if self._place is not None:
+            self.metrics.refresh()
         self.metrics.loop_lag.set(max(0.0, now - due))
         due = now + LAG_INTERVAL_SECONDS
         self._lag_timer = self._loop.call_at(due, self._measure_lag, due)
-
-    def _introduce(self, key: str) -> None:
-        """Say once what a newcomer needs; on stdout, so that the key is in no log."""
-        public = self.addresses["public"]
-        internal = self.addresses.get("internal", public)
-        route = self._settings.server.base_route
-        print(
-            f"""
-messagebusd {__version__} is listening on {public}
-
-No API key is configured; this one is valid until the daemon stops:
-  export MESSAGEBUSD_KEY={key}
-
-Try, in a shell with that key:
-  curl -N -d '/hello=0' {public}{route}message-bus/me/poll
-and in another:
-  curl -H "Authorization: Bearer $MESSAGEBUSD_KEY" \\
-       -d '{{"channel":"/hello","data":{{"text":"Hello!"}}}}' {internal}/api/v1/publish
-""",
-            flush=True,
-        )
-
-
-_SETTING_OF = {"public": "listen", "internal": "internal_listen"}
-
-
-def _site(app_runner: web.AppRunner, address: Address) -> web.BaseSite:
-    match address:
-        case TcpAddress(host, port):
-            return web.TCPSite(app_runner, host, port, backlog=LISTEN_BACKLOG, reuse_address=True)
-        case UnixAddress(path):
-            _claim_socket_path(path)
-            return web.UnixSite(app_runner, str(path), backlog=LISTEN_BACKLOG)
-        case FdAddress(number):
-            return web.SockSite(
-                app_runner, socket.socket(fileno=os.dup(number)), backlog=LISTEN_BACKLOG
-            )
-
-
-def _claim_socket_path(path: Path) -> None:
-    """Make way for our socket, unless somebody listens there.
-
-    The loop would replace any socket file, and take the path from a running daemon. Raises OSError.
-    """
-    if not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()  # left behind by a process that is gone
-        else:
-            raise OSError(errno.EADDRINUSE, f"{path} is in use")
-
-
-def _where(site: web.BaseSite, address: Address) -> str:
-    """The address as others may use it; only now is the port known that 0 stands for."""
-    if not isinstance(address, TcpAddress):
-        return str(address)
-    server: asyncio.Server = site._server  # type: ignore[assignment]
-    port = server.sockets[0].getsockname()[1]
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"http://{host}:{port}"
 
 
 def raise_descriptor_limit(wanted: int) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,8 @@ import hypothesis
 import pytest
 
 from tests.support.daemon import Config, Daemon
+from tests.support.postgres_server import PostgresServer
+from tests.support.redis_server import RedisServer
 
 # Properties are about outcomes, not about time, and the machine may be loaded.
 hypothesis.settings.register_profile(
@@ -50,3 +53,20 @@ async def start_daemon(tmp_path: Path) -> AsyncIterator[StartDaemon]:
 async def daemon(start_daemon: StartDaemon) -> Daemon:
     """A daemon with default settings."""
     return await start_daemon()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests: each uses keys and a channel of its own, or flushes it first."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server for all tests: each has a database of its own."""
+    with (
+        tempfile.TemporaryDirectory(prefix="messagebusd-") as folder,
+        PostgresServer(Path(folder)) as server,
+    ):
+        yield server

@@ -22,13 +22,24 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "metrics": ({"connection", "errors", "protocol"}, {"prometheus_client"}),
     "backends": ({"backends", "errors", "protocol", "settings"}, {"msgspec"}),
     "identity": ({"errors", "identity", "protocol", "settings"}, {"aiohttp", "msgspec"}),
-    "bus": ({"backends.base", "connection", "hub", "metrics", "protocol"}, set()),
+    "control": ({"connection", "protocol"}, {"msgspec"}),
+    "outage": ({"backends.base", "errors", "protocol"}, set()),
+    "bus": (
+        {"backends.base", "connection", "control", "hub", "metrics", "outage", "protocol"},
+        set(),
+    ),
+    "ingest": (
+        {"backends.base", "bus", "errors", "metrics", "protocol"},
+        {"redis"},
+    ),
     "http": (
-        {"", "backends.base", "bus", "connection", "errors", "http", "hub", "identity.base", "log"}
-        | {"metrics", "protocol", "settings"},
+        {"", "backends.base", "bus", "connection", "control", "errors", "http", "hub", "log"}
+        | {"identity.base", "metrics", "protocol", "settings"},
         {"aiohttp", "msgspec"},
     ),
+    "listeners": ({"", "settings"}, set()),
     "server": ({"*"}, {"aiohttp", "uvloop"}),
+    "supervisor": ({"*"}, {"uvloop"}),
     "demo": ({"*"}, {"aiohttp", "msgspec", "yarl"}),
     "cli": ({"*"}, {"aiohttp", "click", "msgspec", "yarl"}),
     "__main__": ({"cli"}, set()),

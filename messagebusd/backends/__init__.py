@@ -3,12 +3,12 @@
 `open_backend` is the only place that knows all stores.
 """
 
-from messagebusd.backends.base import Backend, Retention
+from messagebusd.backends.base import Backend, Observer, Retention
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.settings import BackendSettings
 
 
-def open_backend(settings: BackendSettings) -> Backend:
+def open_backend(settings: BackendSettings, observer: Observer) -> Backend:
     """The configured store, not opened yet."""
     retention = Retention(
         settings.max_backlog_size,

@@ -4,7 +4,9 @@ It is also the reference implementation of the contract. Its own traits:
 
 * one process only; announcing is a function call in the next turn of the loop
 * ``max_bytes`` bounds all of it. Where it is reached, the oldest message of the whole store goes
-  first; a channel's ids outlive its messages
+  first, and a channel's ids outlive its messages; but channels may not take more than half of the
+  room: then the one that is nearest to its expiry is forgotten
+* what was published once (`base.Once`) is remembered until the daemon stops
 * with a snapshot file, ids and backlogs survive a clean stop. After a crash the store starts from
   the latest clean stop: clients are then ahead of it, and are told the new positions
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,14 +23,18 @@ from itertools import islice
 from pathlib import Path
 
 from messagebusd.backends import snapshot
+from messagebusd.backends.agenda import Agenda
 from messagebusd.backends.base import (
     Backend,
     Backlog,
     ChannelInfo,
     Listener,
+    Once,
     Published,
     Retention,
 )
+from messagebusd.backends.ledger import OnceLedger
+from messagebusd.protocol.catchup import LastId
 from messagebusd.protocol.channels import qualify, unqualify
 from messagebusd.protocol.message import Message
 from messagebusd.protocol.publication import Publication
@@ -53,56 +60,6 @@ class _Channel:
         self.expires_at = 0.0
 
 
-class _Agenda:
-    """Channels by a key that grows; outdated entries are corrected when they come up.
-
-    That keeps one heap entry a channel and costs a publish nothing. A key that shrinks after all
-    is noticed late, which is good enough for making room. A channel whose key is None has left;
-    those are swept out whenever the heap has doubled.
-    """
-
-    def __init__(self, key: Callable[[_Channel], float | None]) -> None:
-        self._key = key
-        self._heap: list[tuple[float, int, _Channel]] = []
-        self._members: set[_Channel] = set()
-        self._sweep_at = 64
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def add(self, channel: _Channel) -> None:
-        if channel in self._members or (key := self._key(channel)) is None:
-            return
-        if len(self._heap) >= self._sweep_at:
-            self._sweep()
-        self._members.add(channel)
-        heapq.heappush(self._heap, (key, id(channel), channel))
-
-    def _sweep(self) -> None:
-        self._heap = [
-            (key, id(each), each)
-            for _, _, each in self._heap
-            if (key := self._key(each)) is not None
-        ]
-        heapq.heapify(self._heap)
-        self._members = {each for _, _, each in self._heap}
-        self._sweep_at = 2 * len(self._heap) + 64
-
-    def first(self) -> _Channel | None:
-        """The channel with the smallest key."""
-        while self._heap:
-            key, order, channel = self._heap[0]
-            current = self._key(channel)
-            if current == key:
-                return channel
-            if current is None:
-                heapq.heappop(self._heap)
-                self._members.discard(channel)
-            else:
-                heapq.heapreplace(self._heap, (current, order, channel))
-        return None
-
-
 class MemoryBackend(Backend):
     """See the module's docstring. ``clock`` is monotonic, in seconds; ``wall`` is for snapshots."""
 
@@ -124,18 +81,20 @@ class MemoryBackend(Backend):
         self._global_id = 0
         self._global_backlog: deque[tuple[int, str, int]] = deque()
         self._bytes = 0
-        self._oldest = _Agenda(lambda c: c.messages[0].global_id if c.messages else None)
-        self._expiring = _Agenda(
+        self._channel_bytes = 0
+        self._oldest = Agenda[_Channel](lambda c: c.messages[0].global_id if c.messages else None)
+        self._expiring = Agenda[_Channel](
             lambda c: c.expires_at if self._channels.get(c.name) is c else None
         )
-        self._listeners: list[Listener] = []
+        self._ledger = OnceLedger(clock=clock)
+        self._listener: Listener | None = None
         self._unannounced: list[Message] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def bytes_used(self) -> int:
         """What counts towards ``max_bytes``."""
-        return self._bytes
+        return self._bytes + self._channel_bytes
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -153,9 +112,22 @@ class MemoryBackend(Backend):
             snapshot.save(self._snapshot_file, self._capture())
 
     def subscribe(self, listener: Listener) -> None:
-        self._listeners.append(listener)
+        self._listener = listener
 
-    async def publish(self, publication: Publication) -> Published:
+    async def publish(self, publication: Publication, once: Once | None = None) -> Published:
+        if once is None:
+            return self._publish(publication)
+        if (before := self._ledger.find(once)) is not None:
+            return before._replace(repeated=True)
+        published = self._publish(publication)
+        self._ledger.remember(once, published)
+        return published
+
+    async def claim(self, once: Once) -> None:
+        self._ledger.find(once)
+        self._ledger.remember(once)
+
+    def _publish(self, publication: Publication) -> Published:
         now = self._clock()
         self._forget_expired(now)
         name = qualify(publication.channel, publication.site_id)
@@ -181,10 +153,12 @@ class MemoryBackend(Backend):
         self._unannounced.append(message)
         return Published(message.message_id, message.global_id)
 
-    async def last_ids(self, channels: Sequence[str]) -> Mapping[str, int]:
+    async def last_ids(self, channels: Sequence[str]) -> Mapping[str, LastId]:
         self._before_reading()
-        get = self._get
-        return {name: found.last_id if (found := get(name)) else 0 for name in channels}
+        get, now = self._get, self._global_id
+        return {
+            name: LastId(found.last_id if (found := get(name)) else 0, now) for name in channels
+        }
 
     async def backlog(
         self, channel: str, after_id: int, *, max_messages: int, max_bytes: int
@@ -196,7 +170,8 @@ class MemoryBackend(Backend):
         newer = min(found.last_id - after_id, len(found.messages))
         if newer <= 0:
             return Backlog((), False)
-        return _bounded(_last(found.messages, newer), max_messages, max_bytes)
+        # One more than asked for tells whether there are more.
+        return _bounded(_last(found.messages, newer, max_messages + 1), max_messages, max_bytes)
 
     async def lookback(self, channel: str, count: int) -> int:
         self._before_reading()
@@ -256,9 +231,8 @@ class MemoryBackend(Backend):
 
     def _announce(self) -> None:
         batch, self._unannounced = self._unannounced, []
-        if batch:
-            for listener in self._listeners:
-                listener(batch)
+        if batch and self._listener is not None:
+            self._listener.dispatch(batch)
 
     def _get(self, name: str) -> _Channel | None:
         """A channel that has not expired; the agenda may come to it later than we do."""
@@ -277,7 +251,7 @@ class MemoryBackend(Backend):
 
     def _add_channel(self, channel: _Channel) -> _Channel:
         self._channels[channel.name] = channel
-        self._bytes += CHANNEL_OVERHEAD_BYTES
+        self._channel_bytes += _channel_size(channel)
         return channel
 
     def _append(self, channel: _Channel, message: Message) -> None:
@@ -301,8 +275,7 @@ class MemoryBackend(Backend):
         self._expiring.add(channel)
         if age == 0:  # nothing to keep, not even until the next turn of the clock
             self._forget(channel)
-        while self._bytes > self._max_bytes and self._evict():
-            pass
+        self._fit()
 
     def _trim(self, channel: _Channel, size: int) -> None:
         while len(channel.messages) > size:
@@ -310,18 +283,21 @@ class MemoryBackend(Backend):
             channel.bytes -= dropped
             self._bytes -= dropped
 
-    def _evict(self) -> bool:
-        """Make room by the store's oldest message, or the channel nearest to its expiry."""
-        if (channel := self._oldest.first()) is not None:
-            self._trim(channel, len(channel.messages) - 1)
-        elif (channel := self._expiring.first()) is not None:
-            self._forget(channel)
-        return channel is not None
+    def _fit(self) -> None:
+        """Make room until everything is within the bound."""
+        while self.bytes_used > self._max_bytes:
+            crowded = self._channel_bytes > self._max_bytes // 2
+            if not crowded and (oldest := self._oldest.first()) is not None:
+                self._trim(oldest, len(oldest.messages) - 1)
+            elif (expiring := self._expiring.first()) is not None:
+                self._forget(expiring)
+            else:
+                break
 
     def _forget(self, channel: _Channel) -> None:
         self._trim(channel, 0)
         del self._channels[channel.name]
-        self._bytes -= CHANNEL_OVERHEAD_BYTES
+        self._channel_bytes -= _channel_size(channel)
 
     def _forget_expired(self, now: float) -> None:
         while (channel := self._expiring.first()) is not None and channel.expires_at <= now:
@@ -350,8 +326,7 @@ class MemoryBackend(Backend):
                 self._append(channel, message)
         newest = sorted(self._global_backlog)[-self._retention.max_global_backlog_size :]
         self._global_backlog = deque(newest)
-        while self._bytes > self._max_bytes and self._evict():
-            pass
+        self._fit()
 
 
 def _size(message: Message) -> int:
@@ -363,8 +338,16 @@ def _size(message: Message) -> int:
     return size
 
 
-def _last(messages: deque[Message], count: int) -> list[Message]:
-    """The last few messages in order, without walking over the others."""
+def _channel_size(channel: _Channel) -> int:
+    """What a channel counts towards ``max_bytes``: its name is kept with and without the site."""
+    return CHANNEL_OVERHEAD_BYTES + 2 * sys.getsizeof(channel.name)
+
+
+def _last(messages: deque[Message], count: int, limit: int) -> list[Message]:
+    """The first few of the last messages in order, walking over as few others as possible."""
+    if count > limit:
+        start = len(messages) - count
+        return list(islice(messages, start, start + limit))
     found = list(islice(reversed(messages), count))
     found.reverse()
     return found

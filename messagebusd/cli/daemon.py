@@ -14,7 +14,7 @@ import click
 from messagebusd import __version__
 from messagebusd.errors import ConfigurationError
 from messagebusd.log import configure_logging
-from messagebusd.settings import LoadedSettings, load_settings
+from messagebusd.settings import LoadedSettings, Settings, load_settings
 from messagebusd.settings.reference import effective_lines
 from messagebusd.settings.values import key_name
 
@@ -58,13 +58,22 @@ def serve(path: Path | None, listen: str | None, backend: str | None) -> None:
     Parked polls are let end by themselves, for at most server.shutdown_timeout seconds; a second
     signal ends them at once.
     """
-    from messagebusd import server
-
     loaded = _load(path, **{"server.listen": listen, "backend.kind": backend})
     configure_logging(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logger.warning(warning)
-    raise click.exceptions.Exit(server.run(loaded.settings))
+    raise click.exceptions.Exit(_run(loaded.settings))
+
+
+def _run(settings: Settings) -> int:
+    # Imported here, because other commands need none of it.
+    if settings.server.workers > 1:
+        from messagebusd.supervisor import supervisor
+
+        return supervisor.run(settings)
+    from messagebusd import server
+
+    return server.run(settings)
 
 
 @click.command("check-config")

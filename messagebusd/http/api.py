@@ -13,10 +13,10 @@ from messagebusd.bus import MessageBus
 from messagebusd.http import openapi
 from messagebusd.http.auth import KeyRing
 from messagebusd.http.exchange import answer, refuse_query
-from messagebusd.http.idempotency import IdempotencyLedger
 from messagebusd.http.inspection import InspectionDoor
 from messagebusd.http.publishing import PublishDoor
 from messagebusd.http.reading import ReadDoor
+from messagebusd.http.siblings import Siblings
 from messagebusd.http.subscribe import HEARTBEAT_SECONDS, SubscribeDoor
 from messagebusd.metrics import Metrics
 from messagebusd.protocol.publication import PublishLimits
@@ -39,12 +39,12 @@ class Api:
         publish_limits: PublishLimits,
         poll_limits: PollLimits,
         *,
+        siblings: Siblings | None = None,
         body_timeout: float,
         heartbeat: float = HEARTBEAT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        ledger = IdempotencyLedger(clock=clock)
-        self._publish = PublishDoor(bus, keys, metrics, publish_limits, ledger, body_timeout)
+        self._publish = PublishDoor(bus, keys, metrics, publish_limits, body_timeout)
         self._read = ReadDoor(bus, keys, metrics, poll_limits, body_timeout)
         self._subscribe = SubscribeDoor(
             bus, keys, metrics, poll_limits, body_timeout, heartbeat, clock
@@ -54,6 +54,7 @@ class Api:
             keys,
             metrics,
             lambda: self._subscribe.open_subscriptions,
+            siblings or Siblings(),
             body_timeout,
             clock,
         )
@@ -76,8 +77,18 @@ class Api:
             _get(f"{PREFIX}channels", inspect.channels),
             _get(f"{PREFIX}clients", inspect.clients),
             web.post(f"{PREFIX}clients/disconnect", inspect.disconnect),
+            web.post(f"{PREFIX}lookups/invalidate", inspect.invalidate),
             _get(f"{PREFIX}stats", inspect.stats),
             _get(f"{PREFIX}openapi.json", self._openapi),
+        ]
+
+    def sibling_routes(self) -> list[web.RouteDef]:
+        """What only the other workers may ask."""
+        inspect = self._inspect
+        return [
+            web.post("/subscribers", inspect.sibling_subscribers),
+            web.post("/clients", inspect.sibling_clients),
+            web.post("/stats", inspect.sibling_stats),
         ]
 
     async def _openapi(self, request: web.Request) -> web.Response:

@@ -19,8 +19,13 @@ import msgspec
 from messagebusd.backends.base import Backend
 from messagebusd.metrics import Metrics
 from messagebusd.protocol import catchup, wire
-from messagebusd.protocol.catchup import Position, Replay
-from messagebusd.protocol.channels import GLOBAL_PREFIX, STATUS_CHANNEL
+from messagebusd.protocol.catchup import LastId, Position, Replay
+from messagebusd.protocol.channels import (
+    CONTROL_CHANNEL,
+    GLOBAL_PREFIX,
+    KEEPALIVE_CHANNEL,
+    STATUS_CHANNEL,
+)
 from messagebusd.protocol.message import Message
 
 PAGE_MESSAGES = 500
@@ -34,6 +39,7 @@ class Ending(enum.Enum):
 
     OVERFLOW = "overflow"
     DRAINING = "draining"
+    INTERRUPTED = "interrupted"
     UNAUTHORIZED = "unauthorized"
     STORE_UNAVAILABLE = "store_unavailable"
     INTERNAL_ERROR = "internal_error"
@@ -68,6 +74,10 @@ class Inbox:
                 return
             self._messages.append(message)
         self._something.set()
+
+    def interrupt(self) -> None:
+        """Something was missed here: only the store knows."""
+        self._finish(Ending.INTERRUPTED)
 
     def end(self) -> None:
         """The daemon is about to stop."""
@@ -117,7 +127,7 @@ class Store:
         self._backend = backend
         self._metrics = metrics
 
-    async def last_ids(self, channels: Sequence[str]) -> Mapping[str, int]:
+    async def last_ids(self, channels: Sequence[str]) -> Mapping[str, LastId]:
         with self._metrics.store_operation("read"):
             return await self._backend.last_ids(channels)
 
@@ -178,8 +188,8 @@ class Channels:
         self._names = names
         self._positions = positions
         self._replays: Sequence[Replay] = ()
-        # The last id of each channel that the subscriber has, or does not want.
-        self._reached: dict[str, int] = {}
+        # Up to where each channel has been read, or need not be.
+        self._reached: dict[str, LastId] = {}
 
     @property
     def channels(self) -> frozenset[str]:
@@ -206,17 +216,21 @@ class Channels:
                 page, more = await store.backlog(channel, after_id)
                 if page:
                     after_id = page[-1].message_id
-                    self._reached[channel] = max(self._reached[channel], after_id)
+                    reached = self._reached[channel]
+                    self._reached[channel] = LastId(
+                        max(reached.message_id, after_id),
+                        max(reached.global_id, page[-1].global_id),
+                    )
                     yield page
 
     def is_news(self, message: Message) -> bool:
-        return message.message_id > self._reached[message.stored_channel]
+        return message.global_id > self._reached[message.stored_channel].global_id
 
     def event_id(self, message: Message) -> int | None:
         return message.message_id if len(self._names) == 1 else None
 
     def status_id(self) -> int | None:
-        return next(iter(self._reached.values())) if len(self._names) == 1 else None
+        return next(iter(self._reached.values())).message_id if len(self._names) == 1 else None
 
 
 class Everything:
@@ -236,6 +250,8 @@ class Everything:
         return None
 
     def wants(self, message: Message) -> bool:
+        if message.channel in (KEEPALIVE_CHANNEL, CONTROL_CHANNEL):
+            return False
         return (
             self._site_id is None
             or message.site_id == self._site_id

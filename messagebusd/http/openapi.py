@@ -71,7 +71,13 @@ def _calls() -> dict[str, dict[str, Operation]]:
                 scope="publish",
                 parameters=[once],
                 body={JSON: ref("Publication")},
-                answer=replayable("Published", "What the message was given"),
+                answer=replayable("Published", "What the message was given")
+                | {
+                    "202": {
+                        "description": "The message waits for the store to come back",
+                        "content": content(JSON, ref("Queued")),
+                    }
+                },
                 problems=(422, 429, 503),
             )
         },
@@ -205,6 +211,17 @@ def _calls() -> dict[str, dict[str, Operation]]:
                 scope="admin",
                 body={JSON: ref("Disconnect")},
                 answer=json_answer("Disconnected"),
+                problems=(503,),
+            )
+        },
+        "lookups/invalidate": {
+            "post": operation(
+                "invalidate",
+                "Ask anew who somebody is: what is known of a user is dropped, their polls end",
+                scope="admin",
+                body={JSON: ref("Invalidate")},
+                answer=json_answer("Disconnected"),
+                problems=(503,),
             )
         },
         "stats": {

@@ -105,19 +105,21 @@ SCHEMAS: dict[str, Schema] = {
             "max_backlog_age": _nullable("integer", minimum=0, description="Seconds to keep them"),
             "queue_in_memory": {
                 "type": "boolean",
-                "description": "Accept the message while the store is away; the embedded store "
-                "never is",
+                "description": "Keep the message in memory while the store is away, and publish it "
+                "when it is back, before anything newer",
             },
         },
     ),
     "Published": _object(_PUBLISHED),
+    "Queued": _object({"channel": CHANNEL, "queued": {"const": True}}),
     "Batch": _object(
         {"messages": _list(ref("Publication"), minItems=1, maxItems=MAX_BATCH_MESSAGES)}
     ),
     "BatchResults": _object(
         {
             "results": _list(
-                {"oneOf": [ref("Published"), _object({"error": ref("Problem")})]}, minItems=1
+                {"oneOf": [ref("Published"), ref("Queued"), _object({"error": ref("Problem")})]},
+                minItems=1,
             )
         }
     ),
@@ -204,6 +206,12 @@ SCHEMAS: dict[str, Schema] = {
     "Disconnect": {
         **_object({}, {"client_id": {"type": "string"}, "user_id": _ID, "site_id": _NULLABLE_SITE}),
         "oneOf": [{"required": ["client_id"]}, {"required": ["user_id"]}],
+    },
+    "Invalidate": {
+        "oneOf": [
+            _object({"user_id": _ID}, {"site_id": _NULLABLE_SITE}),
+            _object({"all": {"const": True}}, {"site_id": _NULLABLE_SITE}),
+        ]
     },
     "Disconnected": _object({"disconnected": COUNT}),
     "Health": _object(

@@ -51,6 +51,9 @@ PLAIN_TYPE = "text/plain; charset=utf-8"
 # Every client that was turned away comes back at its own second.
 RETRY_AFTER_SECONDS = (5, 15)
 LOG_EVERY_SECONDS = 5.0
+# From the request's body to the first bytes of its answer, whatever the host application or the
+# store does: message-bus.js gives up streaming after three (REFERENCE H3), and SPEC 2.4 says two.
+FIRST_FRAME_SECONDS = 1.9
 # aiohttp keeps an answer for as long as its reader does not read; the hub sees to it that large
 # ones are read, or dropped.
 LARGE_ANSWER_BYTES = 2 * 1024 * 1024
@@ -187,6 +190,35 @@ class PollDoor:
         asked = requests.parse_poll(pairs, self._limits)
         if asked.ignored:
             self._metrics.ignored(asked.ignored)
+        try:
+            async with asyncio.timeout(FIRST_FRAME_SECONDS):
+                connection, news = await self._catch_up(request, client_id, query, headers, asked)
+        except TimeoutError:
+            raise StoreUnavailable("the store does not answer in time") from None
+        # No await from here to parking: a message in between would be lost on this poll.
+        may_park = self._settings.long_polling_enabled and self._bus.hub.has_room(connection)
+        self._metrics.first_frame(time.monotonic() - started)
+        mode = connection.mode
+        if mode is Mode.STREAM:
+            begin = partial(self._stream, connection=connection, news=news, may_park=may_park)
+            return await hold(request, connection, begin)
+        if mode is Mode.POLL or news or news.truncated or not may_park:
+            body = news.array()
+            if len(body) > LARGE_ANSWER_BYTES:
+                return await hold(request, connection, partial(_answer, connection, body))
+            self._bus.hub.remove(connection, CloseReason.ANSWERED)
+            return web.Response(body=body, headers=connection.headers)
+        return await hold(request, connection, partial(self._park, connection=connection))
+
+    async def _catch_up(
+        self,
+        request: web.Request,
+        client_id: str,
+        query: str,
+        headers: Mapping[str, str],
+        asked: PollRequest,
+    ) -> tuple[Connection, News]:
+        """Find out who polls, and what they have missed."""
         identity = await self._identify(request, client_id, query)
         if identity.response_headers:
             headers = wire.poll_headers(headers, identity.response_headers)
@@ -196,20 +228,7 @@ class PollDoor:
             chunks=self._settings.chunked_encoding_enabled and "Dont-Chunk" not in request.headers,
         )
         connection, positions = self._connection(client_id, asked, identity, mode, headers)
-        news = await self._bus.attach(connection, positions)
-        # No await from here to parking: a message in between would be lost on this poll.
-        may_park = self._settings.long_polling_enabled and self._bus.hub.has_room
-        self._metrics.first_frame(time.monotonic() - started)
-        if mode is Mode.STREAM:
-            begin = partial(self._stream, connection=connection, news=news, may_park=may_park)
-            return await hold(request, connection, begin)
-        if mode is Mode.POLL or news or news.truncated or not may_park:
-            body = news.array()
-            if len(body) > LARGE_ANSWER_BYTES:
-                return await hold(request, connection, partial(_answer, connection, body))
-            self._bus.hub.remove(connection, CloseReason.ANSWERED)
-            return web.Response(body=body, headers=headers)
-        return await hold(request, connection, partial(self._park, connection=connection))
+        return connection, await self._bus.attach(connection, positions)
 
     def _connection(
         self,

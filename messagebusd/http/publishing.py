@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
 
+from messagebusd.backends.base import Once
 from messagebusd.bus import MessageBus
-from messagebusd.errors import LimitExceeded, MalformedRequest, RequestError, StoreUnavailable
+from messagebusd.errors import (
+    LimitExceeded,
+    MalformedRequest,
+    RequestError,
+    StoreUnavailable,
+)
 from messagebusd.http.auth import Key, KeyRing
 from messagebusd.http.bodies import read_body
 from messagebusd.http.exchange import NDJSON, answer, decoder, refuse_query
-from messagebusd.http.idempotency import (
-    REPLAYED_HEADER,
-    IdempotencyLedger,
-    Outcome,
-    idempotency_key,
-)
+from messagebusd.http.idempotency import REPLAYED_HEADER, OnceOnly, idempotency_key
 from messagebusd.http.middleware import store_unavailable
 from messagebusd.http.problems import problem, request_id
 from messagebusd.metrics import Metrics
-from messagebusd.protocol.publication import PublishLimits, parse_object, parse_publication
+from messagebusd.protocol.publication import (
+    Publication,
+    PublishLimits,
+    parse_object,
+    parse_publication,
+)
 
 DOOR = "http"
 # What a body may have besides the data: 10,000 ids of users, groups and clients each, as UUIDs.
@@ -31,9 +37,17 @@ MAX_ENVELOPE_BYTES = 1280 * 1024
 MAX_BATCH_MESSAGES = 1000
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 
-# Messages of a batch that are published before others get their turn.
+# Messages of a batch that are published together; then others get their turn.
 _TURN_MESSAGES = 100
 _batch_fields = {"messages": decoder(list[msgspec.Raw])}
+
+
+class _Outcome(NamedTuple):
+    """What became of one message: a part of the answer; ``stored`` is False while it waits."""
+
+    answer: bytes
+    stored: bool
+    repeated: bool
 
 
 class PublishDoor:
@@ -45,14 +59,12 @@ class PublishDoor:
         keys: KeyRing,
         metrics: Metrics,
         limits: PublishLimits,
-        ledger: IdempotencyLedger,
         body_timeout: float,
     ) -> None:
         self._bus = bus
         self._keys = keys
         self._metrics = metrics
         self._limits = limits
-        self._ledger = ledger
         self._body_timeout = body_timeout
         self._max_body = limits.max_data + MAX_ENVELOPE_BYTES
         self._max_batch = max(MAX_BATCH_BYTES, self._max_body)
@@ -63,64 +75,97 @@ class PublishDoor:
         refuse_query(request)
         once = idempotency_key(request)
         body = await read_body(request, self._max_body, self._body_timeout)
-        if once is None:
-            return answer(await self._publish(key, body))
-
-        async def act() -> Outcome:
-            return Outcome(200, await self._publish(key, body))
-
-        return _replayable(*await self._ledger.once(key.name, "publish", once, body, act))
+        slot = None if once is None else OnceOnly(key.name, "publish", once, body).whole
+        outcome = await self._publish(self._parse(key, body), slot)
+        return _answer(outcome.answer, 200 if outcome.stored else 202, repeated=outcome.repeated)
 
     async def batch(self, request: web.Request) -> web.Response:
-        """Publish some messages in order; one that is refused does not stop the others."""
+        """Publish some messages in order; one that is refused does not stop the others.
+
+        Sent again with its idempotency key, a batch goes on where it was interrupted.
+        """
         key = self._keys.authorize(request, "publish")
         refuse_query(request)
         once = idempotency_key(request)
         body = await read_body(request, self._max_batch, self._body_timeout)
         kind = request.headers.get("Content-Type", "")
         messages = _split(body, lines=NDJSON in kind.lower())
-        act = partial(self._publish_all, key, messages, request_id(request))
-        if once is None:
-            return answer((await act()).body)
-        return _replayable(*await self._ledger.once(key.name, "batch", once, body, act))
+        slots = None if once is None else OnceOnly(key.name, "batch", once, body)
+        return await self._publish_all(key, messages, slots, request_id(request))
 
-    async def _publish(self, key: Key, body: bytes | msgspec.Raw) -> bytes:
-        """Publish one message; the answer as JSON. Raises RequestError or StoreUnavailable."""
-        publication = parse_publication(body, self._limits)
-        channel = publication.channel
-        key.require_channel(channel, publication.site_id, changes=True)
-        published = await self._bus.publish(publication)
-        self._metrics.published(DOOR)
-        return b'{"channel":%b,"message_id":%d,"global_id":%d}' % (
-            msgspec.json.encode(channel),
-            published.message_id,
-            published.global_id,
-        )
+    def _parse(self, key: Key, message: bytes | msgspec.Raw) -> Publication:
+        """Read one message that this key may publish. Raises RequestError."""
+        publication = parse_publication(message, self._limits)
+        key.require_channel(publication.channel, publication.site_id, changes=True)
+        return publication
+
+    async def _publish(self, publication: Publication, once: Once | None) -> _Outcome:
+        """Publish one message. Raises IdempotencyConflict or StoreUnavailable."""
+        published = await self._bus.publish(publication, once)
+        channel = msgspec.json.encode(publication.channel)
+        if published is None:
+            self._metrics.published(DOOR)
+            return _Outcome(b'{"channel":%b,"queued":true}' % channel, False, False)
+        message_id, global_id, repeated = published
+        if not repeated:
+            self._metrics.published(DOOR)
+        answer = b'{"channel":%b,"message_id":%d,"global_id":%d}' % (channel, message_id, global_id)
+        return _Outcome(answer, True, repeated)
 
     async def _publish_all(
-        self, key: Key, messages: Sequence[bytes | msgspec.Raw], request_id: str
-    ) -> Outcome:
+        self,
+        key: Key,
+        messages: Sequence[bytes | msgspec.Raw],
+        slots: OnceOnly | None,
+        request_id: str,
+    ) -> web.Response:
         """Publish a batch. Raises StoreUnavailable if nothing of it was published.
 
-        Where the store goes away in between, the rest is not tried: it would overtake what failed.
+        Where the store goes away, what follows soon after is not tried: it would overtake what
+        failed.
         """
         results: list[bytes] = []
-        published = 0
-        for message in messages:
-            if len(results) % _TURN_MESSAGES == _TURN_MESSAGES - 1:
-                await asyncio.sleep(0)
-            try:
-                results.append(await self._publish(key, message))
-                published += 1
-            except RequestError as error:
-                results.append(self._refused(error, request_id))
-            except StoreUnavailable:
-                if not published:
-                    raise
+        stored = repeated = 0
+        is_claimed = False
+        for start in range(0, len(messages), _TURN_MESSAGES):
+            parsed: list[tuple[int, Publication]] = []
+            answers: dict[int, bytes] = {}
+            for index, message in enumerate(messages[start : start + _TURN_MESSAGES], start):
+                try:
+                    parsed.append((index, self._parse(key, message)))
+                except RequestError as error:
+                    answers[index] = self._refused(error, request_id)
+            if parsed and slots is not None and not is_claimed:
+                # Not before there is something to publish: a refused batch may be corrected.
+                await self._bus.claim(slots.whole)
+                is_claimed = True
+            # Together, so that they share the way to the store: it keeps their order.
+            outcomes = await asyncio.gather(
+                *(
+                    self._publish(each, None if slots is None else slots.message(index))
+                    for index, each in parsed
+                ),
+                return_exceptions=True,
+            )
+            taken = [each for each in outcomes if isinstance(each, _Outcome)]
+            stored += len(taken)
+            repeated += sum(each.repeated for each in taken)
+            is_away = False
+            for (index, _), outcome in zip(parsed, outcomes, strict=True):
+                match outcome:
+                    case _Outcome():
+                        answers[index] = outcome.answer
+                    case StoreUnavailable() if stored:
+                        answers[index] = self._refused(store_unavailable(), request_id)
+                        is_away = True
+                    case BaseException():
+                        raise outcome
+            results += [result for _, result in sorted(answers.items())]
+            if is_away:
                 rest = len(messages) - len(results)
                 results += [self._refused(store_unavailable(), request_id)] * rest
                 break
-        return Outcome(200, b'{"results":[%b]}' % b",".join(results), done=published > 0)
+        return _answer(b'{"results":[%b]}' % b",".join(results), repeated=0 < stored == repeated)
 
     def _refused(self, error: RequestError, request_id: str) -> bytes:
         self._metrics.refused("api", error.code)
@@ -144,6 +189,5 @@ def _split(body: bytes, *, lines: bool) -> Sequence[bytes | msgspec.Raw]:
     return messages
 
 
-def _replayable(outcome: Outcome, replayed: bool) -> web.Response:
-    headers = {REPLAYED_HEADER: "true"} if replayed else None
-    return answer(outcome.body, outcome.status, headers)
+def _answer(body: bytes, status: int = 200, *, repeated: bool) -> web.Response:
+    return answer(body, status, {REPLAYED_HEADER: "true"} if repeated else None)

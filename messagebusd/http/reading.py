@@ -43,7 +43,7 @@ class ReadDoor:
         channel, stored = self._target(key, Query(request, "channel", "site_id"))
         with self._metrics.store_operation("read"):
             last_ids = await self._backend.last_ids((stored,))
-        body = {"channel": channel, "last_id": last_ids[stored]}
+        body = {"channel": channel, "last_id": last_ids[stored].message_id}
         return answer(msgspec.json.encode(body))
 
     async def last_ids(self, request: web.Request) -> web.Response:
@@ -62,7 +62,7 @@ class ReadDoor:
         stored = {channel: qualify(channel, site_id) for channel in channels}
         with self._metrics.store_operation("read"):
             last_ids = await self._backend.last_ids(tuple(stored.values()))
-        found = {channel: last_ids[name] for channel, name in stored.items()}
+        found = {channel: last_ids[name].message_id for channel, name in stored.items()}
         return answer(msgspec.json.encode({"last_ids": found}))
 
     async def backlog(self, request: web.Request) -> web.Response:
@@ -104,7 +104,8 @@ class ReadDoor:
             raise MalformedRequest("ask for either a message_id or last=true")
         with self._metrics.store_operation("read"):
             if message_id is None:
-                message_id = (await self._backend.last_ids((stored,)))[stored]
+                last_ids = await self._backend.last_ids((stored,))
+                message_id = last_ids[stored].message_id
             message = await self._backend.message(stored, message_id)
         if message is None:
             raise NotFound(f"{channel} has no such message, or no longer")

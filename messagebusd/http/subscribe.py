@@ -51,10 +51,13 @@ _TOO_MANY_RETRY_SECONDS = 10
 _DETAILS = {
     Ending.OVERFLOW: "messages came in faster than they were read; continue after the last one",
     Ending.DRAINING: "the daemon is stopping; continue after the last message",
+    Ending.INTERRUPTED: "the store was away for a while; continue after the last message",
     Ending.UNAUTHORIZED: "the key has expired",
     Ending.STORE_UNAVAILABLE: "the store does not answer; continue after the last message",
     Ending.INTERNAL_ERROR: "something went wrong here; the log says more under the request id",
 }
+# After these, what waits may come after something that is missing.
+_BREAKS = (Ending.DRAINING, Ending.INTERRUPTED)
 # White space in JSON, and the end of a line or event in the formats here.
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 
@@ -182,12 +185,11 @@ class SubscribeDoor:
                 await stream.status(status, following.status_id())
             async with aclosing(following.replay(self._store)) as pages:
                 async for page in pages:
-                    if inbox.ending is Ending.DRAINING:
+                    if inbox.ending in _BREAKS:
                         break
                     await stream.messages(page, following)
-            if inbox.ending is Ending.DRAINING:
-                # What waits may come after something that the replay has not brought.
-                ending = Ending.DRAINING
+            if inbox.ending in _BREAKS:
+                ending = inbox.ending
             else:
                 # Ids may start again later, so that they are compared only here.
                 inbox.keep_only(following.is_news)

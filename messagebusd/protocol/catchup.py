@@ -13,6 +13,17 @@ from typing import NamedTuple
 Position = int | None
 
 
+class LastId(NamedTuple):
+    """Where a channel is: the id of its latest message, and when that was so.
+
+    ``message_id`` may fall, after a channel was forgotten; a message of the channel is newer than
+    this exactly if its global id is greater than ``global_id``.
+    """
+
+    message_id: int
+    global_id: int
+
+
 class Replay(NamedTuple):
     """A part of a channel's backlog to read: after an id, or the last few stored messages."""
 
@@ -28,7 +39,7 @@ class Plan(NamedTuple):
     status: dict[str, int]
 
 
-def plan(positions: Iterable[tuple[str, Position]], last_ids: Mapping[str, int]) -> Plan:
+def plan(positions: Iterable[tuple[str, Position]], last_ids: Mapping[str, LastId]) -> Plan:
     """Compare each channel's position with its last id.
 
     A position ahead of the channel is treated like -1: after a flush or an expiry the client is
@@ -39,7 +50,7 @@ def plan(positions: Iterable[tuple[str, Position]], last_ids: Mapping[str, int])
     for channel, position in positions:
         if position is None:
             continue
-        last_id = last_ids[channel]
+        last_id = last_ids[channel].message_id
         if position == -1 or position > last_id:
             status[channel] = last_id
         elif position < -1:

@@ -21,7 +21,9 @@ PIPE_ESCAPE = "$$123$$"
 STATUS_CHANNEL = "/__status"
 KEEPALIVE_CHANNEL = "/__mb_keepalive__/"
 CACHE_CHANNEL = "/distributed_hash"
-INTERNAL_CHANNELS = frozenset({STATUS_CHANNEL, KEEPALIVE_CHANNEL, CACHE_CHANNEL})
+# What the daemons that share a store tell each other.
+CONTROL_CHANNEL = "/__messagebusd_control"
+INTERNAL_CHANNELS = frozenset({STATUS_CHANNEL, KEEPALIVE_CHANNEL, CACHE_CHANNEL, CONTROL_CHANNEL})
 
 MAX_CHANNEL_BYTES = 512
 MAX_SITE_BYTES = 128

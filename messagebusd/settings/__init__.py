@@ -1,6 +1,7 @@
 """The settings: one frozen tree, read once, checked whole.
 
-``model.py`` is the list of everything that can be set, ``lookup.py`` the part of it about lookups,
+``model.py`` is the list of everything that can be set, ``lookup.py`` and ``backend.py`` its parts
+about lookups and stores,
 ``section.py`` what sections have in common, ``values.py`` the kinds of values in it,
 ``loading.py`` how defaults, file, environment and command line become one tree, ``toml_lines.py``
 where in the file a key stands, ``reference.py`` the tree as text (sample file, documentation).
@@ -9,16 +10,22 @@ This package imports the standard library, pydantic and ``messagebusd.errors``, 
 reading the configuration file and the files that secrets come from.
 """
 
+from messagebusd.settings.backend import (
+    BackendSettings,
+    MemorySettings,
+    PostgresSettings,
+    RedisConnection,
+    RedisSettings,
+)
+from messagebusd.settings.ingest import IngestSettings, RedisInbox
 from messagebusd.settings.loading import LoadedSettings, load_settings
 from messagebusd.settings.lookup import LookupHeaders, LookupSettings, LookupWebhook
 from messagebusd.settings.model import (
     ApiKey,
     ApiSettings,
-    BackendSettings,
     CorsSettings,
     FilterSettings,
     LogSettings,
-    MemorySettings,
     MetricsSettings,
     PollSettings,
     Scope,
@@ -41,6 +48,7 @@ __all__ = [
     "CorsSettings",
     "FdAddress",
     "FilterSettings",
+    "IngestSettings",
     "LoadedSettings",
     "LogSettings",
     "LookupHeaders",
@@ -49,6 +57,10 @@ __all__ = [
     "MemorySettings",
     "MetricsSettings",
     "PollSettings",
+    "PostgresSettings",
+    "RedisConnection",
+    "RedisInbox",
+    "RedisSettings",
     "Scope",
     "ServerSettings",
     "Settings",

@@ -12,6 +12,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from messagebusd.settings.backend import BackendSettings
+from messagebusd.settings.ingest import IngestSettings
 from messagebusd.settings.lookup import LookupSettings
 from messagebusd.settings.section import Section, refuse
 from messagebusd.settings.values import (
@@ -37,7 +39,6 @@ from messagebusd.settings.values import (
     Text,
     Token,
     TrustedProxy,
-    WholeSeconds,
     WholeSecondsOrZero,
 )
 
@@ -56,6 +57,10 @@ class ServerSettings(Section):
     base_route: BaseRoute = "/"
     """Path under which `message-bus/` is found. One slash is put at each end, doubled slashes are
     made one."""
+
+    workers: Count = 1
+    """Processes that serve together on the same addresses; with as many as there are cores, all of
+    them are used. More than one needs a store that they can share."""
 
     trusted_proxies: tuple[TrustedProxy, ...] = ()
     """Peers whose forwarding and identity headers are believed: addresses, networks, and `unix`
@@ -91,7 +96,8 @@ class PollSettings(Section):
     """Whether subscribers that can read a stream get one."""
 
     max_active_clients: CountOrZero = 50_000
-    """How many polls may wait at the same time; those above are answered at once."""
+    """How many polls may wait at the same time; those above are answered at once. With several
+    workers each has its part of them, rounded up."""
 
     max_channels: Count = 500
     """Channels in one poll."""
@@ -150,48 +156,6 @@ class CorsSettings(Section):
     max_age: WholeSecondsOrZero = 7200
     """How long browsers may keep the answer to a preflight; Chromium keeps none longer than
     7200."""
-
-
-class MemorySettings(Section):
-    """The store in the daemon's own memory."""
-
-    max_bytes: Bytes = 268_435_456
-    """Size of all stored messages; above it the oldest are dropped first."""
-
-    snapshot_file: FilePath | None = Field(default=None, examples=["/var/lib/messagebusd/snapshot"])
-    """File that ids and backlogs are written to at a clean stop and read from at start. Unset:
-    they begin anew."""
-
-
-class BackendSettings(Section):
-    """Where messages are stored, and for how long."""
-
-    kind: Literal["memory"] = "memory"
-    """The store."""
-
-    max_backlog_size: Count = 1000
-    """Messages kept for each channel."""
-
-    max_global_backlog_size: Count = 2000
-    """Messages kept in the log of all channels."""
-
-    max_backlog_age: WholeSeconds = 604_800
-    """A channel's backlog is dropped when nothing was published to it for so long."""
-
-    clear_every: Count = 1
-    """Backlogs are trimmed at every so many messages."""
-
-    max_data_size: Bytes = 1_048_576
-    """Size of one message's data."""
-
-    memory: MemorySettings = MemorySettings()
-
-    @model_validator(mode="after")
-    def _room_for_one_message(self) -> Self:
-        if self.memory.max_bytes < self.max_data_size:
-            small = f"must be at least backend.max_data_size, {self.max_data_size}"
-            refuse([("memory.max_bytes", small)])
-        return self
 
 
 Scope = Literal["publish", "read", "admin"]
@@ -310,6 +274,7 @@ class Settings(Section):
     cors: CorsSettings = CorsSettings()
     backend: BackendSettings = BackendSettings()
     api: ApiSettings = ApiSettings()
+    ingest: IngestSettings = IngestSettings()
     lookup: LookupSettings = LookupSettings()
     filters: tuple[FilterSettings, ...] = ()
     """Filters on delivery."""
@@ -332,5 +297,8 @@ class Settings(Section):
         if self.lookup.mode == "headers" and not self.server.trusted_proxies:
             nobody = 'is "headers", which needs server.trusted_proxies: nobody else is believed'
             problems.append(("lookup.mode", nobody))
+        if self.server.workers > 1 and self.backend.kind == "memory":
+            alone = 'must be 1 where backend.kind is "memory", which processes cannot share'
+            problems.append(("server.workers", alone))
         refuse(problems)
         return self

@@ -214,6 +214,28 @@ def _web_url(url: str) -> str:
     return url
 
 
+def _redis_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("must be a URL that begins with redis://, rediss:// or unix://")
+    if parts.scheme == "unix" and not parts.path.startswith("/"):
+        raise ValueError("needs an absolute path after unix://")
+    return url
+
+
+def _postgres_url(url: str) -> str:
+    if urlsplit(url).scheme not in ("postgres", "postgresql"):
+        raise ValueError("must be a URL that begins with postgresql://")
+    return url
+
+
+def _pubsub_channel(name: str) -> str:
+    # PostgreSQL cuts identifiers at 63 bytes, and LISTEN would then hear another channel.
+    if not re.fullmatch(r"[\x21-\x7e]{1,63}", name):
+        raise ValueError("must be 1 to 63 printable ASCII characters without spaces")
+    return name
+
+
 def _callable_name(name: str) -> str:
     if not _CALLABLE.fullmatch(name):
         raise ValueError("must be package.module:function")
@@ -341,3 +363,15 @@ Expiry = Annotated[
 ]
 KeyName = Annotated[Text, AfterValidator(key_name), _KEY_NAME]
 WebUrl = Annotated[Text, AfterValidator(_web_url), Kind("a URL in quotes")]
+# URLs of stores may hold a password.
+RedisUrl = Annotated[
+    Text, AfterValidator(_redis_url), Kind('a URL such as "redis://127.0.0.1:6379/0"', hidden=True)
+]
+PostgresUrl = Annotated[
+    Text,
+    AfterValidator(_postgres_url),
+    Kind('a URL such as "postgresql://127.0.0.1/messagebusd"', hidden=True),
+]
+PubSubChannel = Annotated[
+    Text, AfterValidator(_pubsub_channel), Kind("1 to 63 printable ASCII characters")
+]

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from messagebusd.backends.base import Once
+from messagebusd.errors import IdempotencyConflict
 from messagebusd.protocol.message import Audience
 
 # -- ids
@@ -26,7 +28,7 @@ async def test_sites_count_for_themselves(store):
     assert await store.publish("/a") == 1
     assert await store.publish("/a", site_id="s") == 1
     assert await store.publish("/a", site_id="s") == 2
-    assert await store.backend.last_ids(["/a", "/a$|$s"]) == {"/a": 1, "/a$|$s": 2}
+    assert await store.last_ids("/a", "/a$|$s") == {"/a": 1, "/a$|$s": 2}
 
 
 async def test_global_channels_are_one_for_all_sites(store):
@@ -36,18 +38,80 @@ async def test_global_channels_are_one_for_all_sites(store):
 
 
 async def test_nothing_is_known_of_an_unused_channel(store):
-    assert await store.backend.last_ids(["/a", "/b"]) == {"/a": 0, "/b": 0}
+    assert await store.last_ids("/a", "/b") == {"/a": 0, "/b": 0}
     assert await store.ids("/a") == []
     assert await store.backend.lookback("/a", 5) == 0
     assert await store.backend.message("/a", 1) is None
     await store.backend.delete_backlog("/a")
-    assert await store.backend.last_ids([]) == {}
+    assert await store.last_ids() == {}
 
 
 async def test_concurrent_publishes_leave_no_gap_and_no_double(store):
     ids = await asyncio.gather(*(store.publish("/a") for _ in range(100)))
     assert sorted(ids) == list(range(1, 101))
     assert await store.ids("/a") == list(range(1, 101))
+
+
+async def test_overlapping_publishes_are_stored_in_the_order_of_their_calls(store):
+    await asyncio.gather(*(store.publish("/a", b"%d" % number) for number in range(200)))
+    assert [each.data for each in (await store.read("/a")).messages] == [
+        b"%d" % number for number in range(200)
+    ]
+
+
+# -- once
+
+
+def once(slot=b"s", fingerprint=b"f"):
+    return Once(slot * 16, fingerprint * 16)
+
+
+async def test_a_publish_under_the_same_once_is_not_repeated(store):
+    first = await store.backend.publish(publication(store, "/a"), once())
+    again = await store.backend.publish(publication(store, "/a"), once())
+    assert (first.repeated, again.repeated) == (False, True)
+    assert again[:2] == first[:2]
+    other = await store.backend.publish(publication(store, "/a"), once(b"t"))
+    assert not other.repeated
+    assert await store.ids("/a") == [first.message_id, other.message_id]
+    assert len(await store.announcements(2)) == 2
+
+
+async def test_concurrent_publishes_under_the_same_once_are_one(store):
+    published = await asyncio.gather(
+        *(store.backend.publish(publication(store, "/a"), once()) for _ in range(20))
+    )
+    assert len({each[:2] for each in published}) == 1
+    assert sum(not each.repeated for each in published) == 1
+    assert len(await store.ids("/a")) == 1
+
+
+async def test_a_once_with_another_fingerprint_is_a_conflict(store):
+    await store.backend.publish(publication(store, "/a"), once())
+    with pytest.raises(IdempotencyConflict):
+        await store.backend.publish(publication(store, "/b"), once(fingerprint=b"g"))
+    with pytest.raises(IdempotencyConflict):
+        await store.backend.claim(once(fingerprint=b"g"))
+    assert await store.ids("/b") == []
+
+
+async def test_a_conflict_concerns_its_own_publish_only(store):
+    await store.backend.publish(publication(store, "/a"), once())
+    outcomes = await asyncio.gather(
+        store.backend.publish(publication(store, "/a")),
+        store.backend.publish(publication(store, "/a"), once(fingerprint=b"g")),
+        store.backend.publish(publication(store, "/a")),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[1], IdempotencyConflict)
+    assert len(await store.ids("/a")) == 3
+
+
+async def test_a_slot_can_be_claimed_again_by_the_same(store):
+    await store.backend.claim(once())
+    await store.backend.claim(once())
+    with pytest.raises(IdempotencyConflict):
+        await store.backend.claim(once(fingerprint=b"g"))
 
 
 # -- reading
@@ -101,6 +165,18 @@ async def test_lookback(store, count, expected):
     assert await store.ids("/a", await store.backend.lookback("/a", 10**12)) == [1, 2, 3, 4, 5]
 
 
+async def test_a_last_id_tells_what_is_newer(store):
+    await store.publish("/a")
+    await store.publish("/b")
+    before = await store.backend.last_ids(["/a", "/b", "/none"])
+    await store.publish("/a")
+    (newer,) = (await store.read("/a", before["/a"].message_id)).messages
+    assert newer.global_id > before["/a"].global_id
+    (older,) = (await store.read("/b")).messages
+    assert older.global_id <= before["/b"].global_id
+    assert before["/none"].message_id == 0
+
+
 async def test_global_backlog(store):
     for channel in ("/a", "/b", "/a"):
         await store.publish(channel)
@@ -148,7 +224,7 @@ async def test_size_of_one_publish_trims_then(store):
     assert await store.ids("/a") == [5, 6, 7]
     await store.publish("/a", max_backlog_size=0)
     assert await store.ids("/a") == []
-    assert await store.backend.last_ids(["/a"]) == {"/a": 8}
+    assert await store.last_ids("/a") == {"/a": 8}
 
 
 async def test_trimming_may_wait_for_every_nth_message(store):
@@ -169,7 +245,7 @@ async def test_an_idle_channel_is_forgotten(store):
     assert await store.ids("/a") == [1, 2]
     await store.pass_time(41)
     assert await store.ids("/a") == []
-    assert await store.backend.last_ids(["/a"]) == {"/a": 0}
+    assert await store.last_ids("/a") == {"/a": 0}
     assert (await store.backend.global_backlog(0, max_messages=10, max_bytes=2**30)).messages == []
     assert await store.backend.channels("", 10) == []
     assert await store.publish("/a") == 1
@@ -223,7 +299,7 @@ async def test_ids_continue_after_a_deletion(store):
         await store.publish("/a")
     await store.backend.delete_backlog("/a")
     assert await store.ids("/a") == []
-    assert await store.backend.last_ids(["/a"]) == {"/a": 3}
+    assert await store.last_ids("/a") == {"/a": 3}
     assert await store.publish("/a") == 4
     assert await store.ids("/a") == [4]
     page = await store.backend.global_backlog(0, max_messages=10, max_bytes=2**30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import stat
+import sys
 import tracemalloc
 
 import pytest
@@ -30,6 +31,11 @@ def memory(max_bytes=2**26, **options):
     )
 
 
+async def last_ids(backend, *channels):
+    found = await backend.last_ids(channels)
+    return {channel: last.message_id for channel, last in found.items()}
+
+
 async def ids(backend, channel):
     page = await backend.backlog(channel, 0, max_messages=10_000, max_bytes=2**30)
     return [each.message_id for each in page.messages]
@@ -40,14 +46,15 @@ async def ids(backend, channel):
 
 async def test_the_oldest_message_of_the_store_goes_first():
     data = b'"%b"' % (b"x" * 1000)
-    backend = memory(max_bytes=3 * CHANNEL_OVERHEAD_BYTES + 4 * (1100 + MESSAGE_OVERHEAD_BYTES))
+    channels = 3 * (CHANNEL_OVERHEAD_BYTES + 2 * sys.getsizeof("/a"))
+    backend = memory(max_bytes=channels + 4 * (1100 + MESSAGE_OVERHEAD_BYTES))
     await backend.open()
     for channel in ("/a", "/b", "/a", "/c", "/b", "/a"):
         await backend.publish(Publication(channel, data))
     assert await ids(backend, "/a") == [2, 3]
     assert await ids(backend, "/b") == [2]
     assert await ids(backend, "/c") == [1]
-    assert await backend.last_ids(["/a", "/b"]) == {"/a": 3, "/b": 2}
+    assert await last_ids(backend, "/a", "/b") == {"/a": 3, "/b": 2}
 
 
 async def test_the_bound_holds_whatever_is_published():
@@ -70,6 +77,24 @@ async def test_the_bound_holds_whatever_is_published():
     assert backend.bytes_used >= sum(each.backlog_bytes + CHANNEL_OVERHEAD_BYTES for each in held)
 
 
+async def test_idle_channels_leave_room_for_messages():
+    backend = memory(max_bytes=100 * CHANNEL_OVERHEAD_BYTES)
+    await backend.open()
+    for number in range(500):
+        await backend.publish(Publication(f"/{number}", b"1", max_backlog_size=0))
+        await backend.publish(Publication("/busy", b"1", max_backlog_size=50))
+    assert len(await ids(backend, "/busy")) == 50
+    assert backend.bytes_used <= 100 * CHANNEL_OVERHEAD_BYTES
+
+
+async def test_long_names_count():
+    backend = memory(max_bytes=1_000_000)
+    await backend.open()
+    before = backend.bytes_used
+    await backend.publish(Publication("/" + "x" * 500, b"1", max_backlog_size=0))
+    assert backend.bytes_used - before > CHANNEL_OVERHEAD_BYTES + 1000
+
+
 async def test_many_idle_channels_are_bounded_and_forgotten():
     clock = FakeClock()
     backend = memory(max_bytes=100 * CHANNEL_OVERHEAD_BYTES, clock=clock)
@@ -78,7 +103,7 @@ async def test_many_idle_channels_are_bounded_and_forgotten():
         await backend.publish(Publication(f"/{number}", b"1", max_backlog_size=0))
         clock.advance(1)
     assert backend.bytes_used <= 100 * CHANNEL_OVERHEAD_BYTES
-    assert (await backend.last_ids(["/0", "/499"])) == {"/0": 0, "/499": 1}
+    assert await last_ids(backend, "/0", "/499") == {"/0": 0, "/499": 1}
 
 
 @pytest.mark.parametrize("age", [0, 5])
@@ -151,12 +176,12 @@ async def test_a_clean_stop_loses_nothing(tmp_path):
     assert [each.with_audience() for each in restored.messages] == [
         each.with_audience() for each in everything.messages
     ]
-    assert await backend.last_ids(["/a|ä$|$s", "/b"]) == {"/a|ä$|$s": 3, "/b": 4}
+    assert await last_ids(backend, "/a|ä$|$s", "/b") == {"/a|ä$|$s": 3, "/b": 4}
     published = await backend.publish(Publication("/b", b"1"))
-    assert published == (5, await backend.last_global_id())
+    assert published[:2] == (5, await backend.last_global_id())
     # ages go on while the daemon is down
     clock.advance(31)
-    assert await backend.last_ids(["/short"]) == {"/short": 0}
+    assert await last_ids(backend, "/short") == {"/short": 0}
     await backend.close()
 
 

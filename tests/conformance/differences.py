@@ -343,3 +343,9 @@ QUIRKS: dict[str, Difference] = {
         ),
     ),
 }
+
+
+# -- on one store only -------------------------------------------------------------------------
+
+# By store and name; these go before the entries above.
+ON_STORES: dict[tuple[str, str], Difference] = {}

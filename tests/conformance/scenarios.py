@@ -32,6 +32,20 @@ class Scenario:
     server: Mapping[str, Any]
     interval: float
     steps: list[Step]
+    quirk_on: frozenset[str]
+
+    def on(self, store: str) -> Scenario:
+        """The scenario as it was recorded on this store, where it went differently there.
+
+        Our memory store counts as Redis does, and not as that of the recordings.
+        """
+        if store != "postgres":
+            return self
+        steps = []
+        for step in self.steps:
+            variant = step.get("expect_variants", {}).get(store)
+            steps.append(step if variant is None else {**step, "expect": variant})
+        return replace(self, steps=steps, quirk=self.quirk or store in self.quirk_on)
 
 
 def data_folder() -> Path:
@@ -71,6 +85,7 @@ def _load(path: Path) -> Scenario:
         server=document["server"],
         interval=document["server"]["long_polling_interval_ms"] / 1000,
         steps=document["steps"],
+        quirk_on=frozenset(document.get("quirk_on", ())),
     )
 
 

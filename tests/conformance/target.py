@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from tests.conformance.filters import filter_tables, write_module
 from tests.conformance.scenarios import Scenario
+from tests.conformance.stores import FreshStore
 from tests.conformance.webhook import application
 from tests.support.daemon import ApiError, Daemon
 
@@ -72,16 +73,21 @@ class Launch(Protocol):
 
 @asynccontextmanager
 async def launch_daemon(
+    store: FreshStore,
     scenario: Scenario,
     limits: Mapping[str, Mapping[str, Any]],
     *,
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Target]:
-    """A messagebusd process, with ``env`` in its environment. The host application is played by
-    request headers, and by a small server only where it refuses polls: that takes a webhook."""
+    """A messagebusd process on this store, with ``env`` in its environment.
+
+    The host application is played by request headers, and by a small server only where it refuses
+    polls: that takes a webhook.
+    """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="messagebusd-")))
-        config = _config(scenario, limits)
+        backend = await stack.enter_async_context(store())
+        config = _config(scenario, backend, limits)
         write_module(folder, scenario.server["client_message_filters"])
         if "host_rejection" in scenario.requires:
             headers = [USER, GROUPS, FAIL, *([SITE] if scenario.server["multisite"] else [])]
@@ -95,7 +101,7 @@ async def launch_daemon(
 
 
 def _config(
-    scenario: Scenario, limits: Mapping[str, Mapping[str, Any]]
+    scenario: Scenario, backend: Mapping[str, Any], limits: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     server = scenario.server
     config: dict[str, Any] = {
@@ -112,7 +118,8 @@ def _config(
             "allow_broadcast": server["allow_broadcast"],
             "extra_response_headers": server["extra_response_headers"],
         },
-        "backend": dict(server.get("backlog_limits", {})),
+        # Nothing of our own shall count ids while a scenario goes on.
+        "backend": {"keepalive_interval": 0.0, **backend, **server.get("backlog_limits", {})},
         "lookup": {
             "mode": "headers",
             "headers": {

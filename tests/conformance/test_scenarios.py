@@ -1,4 +1,4 @@
-"""Every recorded scenario against a daemon of its own.
+"""Every recorded scenario against a daemon of its own, on every store.
 
 The scenarios mostly wait, so several are replayed at once while the tests take the results in
 turn: each test reports its own scenario, and only those that were selected are replayed.
@@ -7,7 +7,7 @@ turn: each test reports its own scenario, and only those that were selected are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +20,13 @@ from tests.conformance.differences import (
     EXCEPTIONS,
     INTERVALS,
     LIMITS,
+    ON_STORES,
     QUIRKS,
     Difference,
 )
 from tests.conformance.replay import Replay, replay
 from tests.conformance.scenarios import DataMissing, Scenario, load_scenarios
+from tests.conformance.stores import STORES
 from tests.conformance.target import Launch, launch_daemon
 
 AT_ONCE = 12  # scenarios; the replays wait more than they compute
@@ -43,44 +45,46 @@ class Result:
 
 
 class Replays:
-    """The running replays of a test session, by name."""
+    """The running replays of a test session, by store and name."""
 
-    def __init__(self, names: list[str], launch: Launch) -> None:
+    def __init__(self, selected: Sequence[tuple[str, str]], launch: Mapping[str, Launch]) -> None:
         self._launch = launch
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._starts = asyncio.Semaphore(STARTING_AT_ONCE)
-        self._tasks = {name: asyncio.create_task(self._run(SCENARIOS[name])) for name in names}
+        self._tasks = {each: asyncio.create_task(self._run(*each)) for each in selected}
 
-    async def result(self, name: str) -> Result:
-        return await self._tasks[name]
+    async def result(self, store: str, name: str) -> Result:
+        return await self._tasks[store, name]
 
     async def cancel(self) -> None:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _run(self, scenario: Scenario) -> Result:
-        limits = LIMITS[scenario.name].settings if scenario.name in LIMITS else {}
+    async def _run(self, store: str, name: str) -> Result:
+        scenario = SCENARIOS[name].on(store)
+        limits = LIMITS[name].settings if name in LIMITS else {}
         async with self._slots, AsyncExitStack() as stack:
             async with self._starts:
-                target = await stack.enter_async_context(self._launch(scenario, limits))
-            replayed = await replay(as_expected_here(scenario), target)
+                target = await stack.enter_async_context(self._launch[store](scenario, limits))
+            replayed = await replay(as_expected_here(scenario, store), target)
             return Result(replayed, await target.stop())
 
 
-def as_expected_here(scenario: Scenario) -> Scenario:
-    difference = difference_of(scenario)
+def as_expected_here(scenario: Scenario, store: str) -> Scenario:
+    difference = difference_of(scenario, store)
     return difference.amended(scenario) if difference else scenario
 
 
-def difference_of(scenario: Scenario) -> Difference | None:
-    return (QUIRKS if scenario.quirk else EXCEPTIONS).get(scenario.name)
+def difference_of(scenario: Scenario, store: str) -> Difference | None:
+    general = (QUIRKS if scenario.quirk else EXCEPTIONS).get(scenario.name)
+    return ON_STORES.get((store, scenario.name), general)
 
 
-def verdict(scenario: Scenario, result: Result) -> list[str]:
+def verdict(scenario: Scenario, store: str, result: Result) -> list[str]:
     """What is wrong with a result; nothing, when the scenario passes."""
     recorded = comparing.differences(scenario.steps, result.replayed)
-    difference = difference_of(scenario)
+    difference = difference_of(scenario, store)
     if difference is None:
         return result.problems + recorded
     wrong = result.problems + comparing.server_errors(result.replayed)
@@ -101,13 +105,17 @@ async def replays(
     # Two hundred daemons start: let them share their bytecode, wherever Python may write it here.
     bytecode = tmp_path_factory.mktemp("bytecode")
     env = {"PYTHONPYCACHEPREFIX": str(bytecode), "PYTHONDONTWRITEBYTECODE": ""}
-    selected = [
-        str(item.callspec.params["name"])
+    parameters = [
+        item.callspec.params
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.function is test_scenario
     ]
-    names = [name for name in selected if name in SCENARIOS]
-    running = Replays(names, partial(launch_daemon, env=env))
+    selected = [(each["store"], each["name"]) for each in parameters if each["name"] in SCENARIOS]
+    launch = {
+        store: partial(launch_daemon, STORES[store](request), env=env)
+        for store in dict.fromkeys(store for store, _ in selected)
+    }
+    running = Replays(selected, launch)
     yield running
     await running.cancel()
 
@@ -116,16 +124,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # Without the data there is one test, which says so: no test at all would look like success.
     if "name" in metafunc.fixturenames:
         metafunc.parametrize("name", list(SCENARIOS) or ["no data"])
+        metafunc.parametrize("store", STORES)
 
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.timeout(120)
-async def test_scenario(name: str, replays: Replays) -> None:
+async def test_scenario(store: str, name: str, replays: Replays) -> None:
     if MISSING is not None:
         pytest.fail(str(MISSING), pytrace=False)
-    wrong = verdict(SCENARIOS[name], await replays.result(name))
+    scenario = SCENARIOS[name].on(store)
+    wrong = verdict(scenario, store, await replays.result(store, name))
     if wrong:
-        pytest.fail(f"{SCENARIOS[name].description}\n" + "\n".join(wrong), pytrace=False)
+        pytest.fail(f"{scenario.description}\n" + "\n".join(wrong), pytrace=False)
 
 
 def test_tables_name_scenarios() -> None:
@@ -136,3 +146,5 @@ def test_tables_name_scenarios() -> None:
     assert not (LIMITS.keys() | INTERVALS.keys()) - SCENARIOS.keys()
     assert not EXCEPTIONS.keys() - (SCENARIOS.keys() - quirks)
     assert not QUIRKS.keys() - quirks
+    assert not {name for _, name in ON_STORES} - SCENARIOS.keys()
+    assert {store for store, _ in ON_STORES} <= STORES.keys()

@@ -146,6 +146,7 @@ async def test_the_body_may_hold_a_long_audience_but_not_anything(api):
         ("last_ids", MAX_BODY_BYTES),
         ("subscribe", MAX_BODY_BYTES),
         ("clients/disconnect", MAX_BODY_BYTES),
+        ("lookups/invalidate", MAX_BODY_BYTES),
     ],
 )
 async def test_a_body_that_is_too_large_is_not_waited_for(api, call, limit):
@@ -193,6 +194,7 @@ CALLS = [
     ("GET", "channels", "admin"),
     ("GET", "clients", "admin"),
     ("POST", "clients/disconnect", "admin"),
+    ("POST", "lookups/invalidate", "admin"),
     ("GET", "stats", "admin"),
 ]
 
@@ -300,7 +302,7 @@ async def test_the_store_is_away(api, caplog):
 
 
 async def test_a_fault_of_ours_is_logged_once_and_says_nothing(api, caplog, monkeypatch):
-    async def broken(publication):
+    async def broken(publication, once):
         raise ZeroDivisionError("internal details")
 
     monkeypatch.setattr(api.bus, "publish", broken)
@@ -371,6 +373,7 @@ async def test_every_call_is_described_and_answers_as_described(api):
         ("get", "channels"): await api.get("channels"),
         ("get", "clients"): await api.get("clients"),
         ("post", "clients/disconnect"): await api.post("clients/disconnect", {"client_id": "a"}),
+        ("post", "lookups/invalidate"): await api.post("lookups/invalidate", {"all": True}),
         ("get", "stats"): await api.get("stats"),
         ("get", "openapi.json"): await api.get("openapi.json"),
     }

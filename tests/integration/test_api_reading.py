@@ -450,6 +450,35 @@ async def test_refused_disconnects(api, body, code):
     assert poll.state is State.PARKED
 
 
+@pytest.mark.parametrize(
+    ("body", "ended"),
+    [
+        ({"user_id": 7}, ["b7"]),
+        ({"user_id": 7, "site_id": "forum"}, []),
+        ({"all": True}, ["a", "b7", "cforum"]),
+        ({"all": True, "site_id": "forum"}, ["cforum"]),
+    ],
+)
+async def test_invalidate(api, body, ended):
+    polls = {
+        "a": park(api, "a"),
+        "b7": park(api, "b", user_id=7),
+        "cforum": park(api, "c", site_id="forum"),
+    }
+    answer = await api.post("lookups/invalidate", body)
+    assert answer.json == {"disconnected": len(ended)}
+    assert [name for name, each in polls.items() if each.state is State.CLOSED] == ended
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"all": False}, {"all": True, "user_id": 1}, {"user_id": None}, {"client_id": "a"}]
+)
+async def test_refused_invalidations(api, body):
+    poll = park(api, "a", user_id=1)
+    assert (await api.post("lookups/invalidate", body)).status == 400
+    assert poll.state is State.PARKED
+
+
 async def test_stats(api):
     await api.publish("/foo")
     park(api, "a", channels=["/other"])

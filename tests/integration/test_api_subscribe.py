@@ -513,6 +513,13 @@ async def test_a_long_backlog_is_read_in_pages():
 # -- exactly once, whatever happens in between ---------------------------------------------------
 
 
+class Announcements:
+    """Hands a subscription what the store announces."""
+
+    def __init__(self, inbox):
+        self.dispatch = inbox.offer
+
+
 class SteppedBackend(MemoryBackend):
     """Lets the test publish before and after each read, as a store on the network would."""
 
@@ -577,7 +584,7 @@ def test_each_message_once_and_in_order(before, meanwhile, after, position, ever
             else Channels(names, dict.fromkeys(names, position))
         )
         inbox = Inbox(2**20, following.wants)
-        backend.subscribe(inbox.offer)
+        backend.subscribe(Announcements(inbox))
         store = Store(backend, Metrics())
         status = await following.start(store)
         seen = [message async for page in following.replay(store) for message in page]

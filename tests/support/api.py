@@ -24,7 +24,7 @@ from typing import Any, Self
 import aiohttp
 from jsonschema import Draft202012Validator
 
-from messagebusd.backends.base import Published, Retention
+from messagebusd.backends.base import Once, Published, Retention
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
 from messagebusd.errors import StoreUnavailable
@@ -35,6 +35,7 @@ from messagebusd.http.auth import Key, KeyRing, digest
 from messagebusd.http.openapi_parts import ITEM_SCHEMA
 from messagebusd.hub import Hub
 from messagebusd.metrics import Metrics
+from messagebusd.protocol.catchup import LastId
 from messagebusd.protocol.publication import Publication, PublishLimits, check_publication
 from messagebusd.protocol.requests import PollLimits
 
@@ -59,13 +60,13 @@ class FragileBackend(MemoryBackend):
                 raise StoreUnavailable("the test took it away")
             self.away_after -= 1
 
-    async def publish(self, publication: Publication) -> Published:
+    async def publish(self, publication: Publication, once: Once | None = None) -> Published:
         self.arrived.set()
         await self.publishing.wait()
         self._fail_if_away()
-        return await super().publish(publication)
+        return await super().publish(publication, once)
 
-    async def last_ids(self, channels: Sequence[str]) -> Mapping[str, int]:
+    async def last_ids(self, channels: Sequence[str]) -> Mapping[str, LastId]:
         self._fail_if_away()
         return await super().last_ids(channels)
 

@@ -71,6 +71,10 @@ class World:
     async def publish(self, channel="/a", *, hidden=False, data=b"1"):
         await self.bus.publish(Publication(channel, data, audience=HIDDEN if hidden else None))
 
+    async def last_ids(self, *channels):
+        found = await MemoryBackend.last_ids(self.backend, channels)
+        return {channel: last.message_id for channel, last in found.items()}
+
     def connect(self, *channels):
         return Connection(self.hub, Identity(), "c", 0, Mode.STREAM, channels, wire.poll_headers())
 
@@ -117,7 +121,7 @@ def test_every_interleaving_delivers_exactly_once(before, actions, lag):
         async def publish(channel, hidden):
             await world.publish(channel, hidden=hidden)
             if not hidden:
-                last = (await MemoryBackend.last_ids(world.backend, [channel]))[channel]
+                last = (await world.last_ids(channel))[channel]
                 if channel == "/b" or last > start:
                     visible.append((channel, last))
 
@@ -153,7 +157,7 @@ def test_every_interleaving_delivers_exactly_once(before, actions, lag):
                 each for each in visible if each[0] == channel
             ]
         # The client is up to date: its next poll has nothing to ask for.
-        assert positions == await MemoryBackend.last_ids(world.backend, ["/a", "/b"])
+        assert positions == await world.last_ids("/a", "/b")
 
     asyncio.run(scenario())
 
@@ -281,3 +285,67 @@ async def test_a_poll_given_up_while_reading_leaves_nothing_behind():
     with pytest.raises(asyncio.CancelledError):
         await attaching
     assert world.hub.subscribers("/a") == 0
+
+
+async def test_ids_that_begin_anew_while_a_poll_catches_up_cost_nothing():
+    """The channel expires after its last id was read, and its first message has the id 1 again."""
+    world = World()
+    for _ in range(5):
+        await world.publish()
+    attaching = asyncio.create_task(world.poll({"/a": 5}))
+    await asyncio.sleep(0)
+    world.backend.permits.release()
+    await asyncio.sleep(0)
+    await world.backend.publish(Publication("/a", b"1", max_backlog_age=0))
+    await world.publish()
+    for _ in range(5):
+        world.backend.permits.release()
+    _, transport = await attaching
+    positions = {"/a": 5}
+    assert follow(transport, positions) == [("/a", 6), ("/a", 1)]
+
+
+async def test_a_poll_that_is_catching_up_can_be_disconnected():
+    world = World()
+    await world.publish()
+    attaching = asyncio.create_task(world.poll({"/a": 0}))
+    await asyncio.sleep(0)
+    assert await world.bus.end_polls("disconnect", client_id="c") == 1
+    for _ in range(10):
+        world.backend.permits.release()
+    connection, transport = await attaching
+    assert connection.state is State.CLOSED
+    assert transport.frames[0] == []
+
+
+async def test_a_command_of_another_process_ends_polls():
+    here, there = World(), World()
+    here.backend.permits = there.backend.permits = asyncio.Semaphore(100)
+    await here.backend.open()
+    there.bus.backend = here.backend  # one store for both
+    connection, transport = await here.poll({"/a": -1})
+    transport.frames.clear()
+    assert await there.bus.end_polls("disconnect", client_id="c") == 0
+    await asyncio.sleep(0)
+    assert connection.state is State.CLOSED
+
+
+async def test_its_own_command_ends_only_the_polls_of_its_time():
+    world = World()
+    world.backend.permits = asyncio.Semaphore(100)
+    await world.backend.open()
+    assert await world.bus.end_polls("disconnect", client_id="c") == 0
+    connection, _ = await world.poll({"/a": -1})
+    await asyncio.sleep(0)
+    assert connection.state is State.PARKED
+
+
+async def test_nonsense_on_the_control_channel_does_nothing():
+    world = World()
+    world.backend.permits = asyncio.Semaphore(100)
+    await world.backend.open()
+    connection, _ = await world.poll({"/a": -1})
+    for data in (b"1", b"{}", b'{"op":"explode","origin":"x"}', b"[[]]"):
+        await world.backend.publish(Publication("/__messagebusd_control", data))
+    await asyncio.sleep(0)
+    assert connection.state is State.PARKED

@@ -182,7 +182,10 @@ def test_serve_does_not_start_with_wrong_settings(server: FakeServer) -> None:
     assert result.exit_code == 1
     assert result.stderr == "api.key is required, because the API listens on 0.0.0.0:8090\n"
     result = run("serve", "--backend", "disk")
-    assert result.stderr == '--backend: backend.kind must be "memory"; got "disk"\n'
+    assert (
+        result.stderr
+        == '--backend: backend.kind must be "memory", "redis" or "postgres"; got "disk"\n'
+    )
     assert server.settings is None
 
 

@@ -78,6 +78,10 @@ class World:
         self.hub.dispatch([message])
         return message
 
+    def assert_empty_after(self, connection):
+        connection.connection_lost(None)
+        self.assert_empty()
+
     @property
     def reasons(self):
         return [reason for _, reason in self.observer.ended]
@@ -86,6 +90,7 @@ class World:
         """Nothing is left of anybody (REFERENCE L11)."""
         hub = self.hub
         assert (hub._index, hub._parked, hub._buckets, hub._lingering) == ({}, {}, {}, {})
+        assert hub._catching_up == set()
 
 
 def messages(connection):
@@ -404,16 +409,65 @@ def test_an_unanswered_poll_leaves_nothing_behind(world):
     assert world.observer.ended == []
 
 
+# -- breaks in what the store announces
+
+
+def test_channels_are_those_of_polls_and_feeds(world):
+    world.park("/a", "/b")
+    world.connect("/c")
+    world.hub.add_feed(object(), frozenset({"/d", "/a"}))
+    world.hub.add_feed(object(), None)
+    assert world.hub.channels() == {"/a", "/b", "/c", "/d"}
+
+
+def test_streams_are_told_that_ids_began_anew(world):
+    poll, other = world.park("/a", "/b", client="1"), world.park("/c", client="2")
+    world.hub.restarted(["/a", "/b", "/x"])
+    assert poll.transport.frames[-1][0]["data"] == {"/a": 0, "/b": 0}
+    assert poll.state is State.PARKED
+    assert other.transport.frames == []
+    world.publish("/a")
+    poll.close(CloseReason.DEADLINE)
+    # The message is newer than what was told of /a.
+    assert [each["data"] for each in poll.transport.frames[-1]] == [{"/b": 0}]
+
+
+def test_a_long_poll_is_answered_when_ids_began_anew(world):
+    poll = world.park("/a", mode=Mode.LONG_POLL)
+    world.hub.restarted(["/a"])
+    assert b'"channel":"/__status","data":{"/a":0}' in poll.transport.writes[-1]
+    world.assert_empty_after(poll)
+
+
+def test_a_poll_that_catches_up_is_told_at_its_end(world):
+    poll = world.connect("/a")
+    world.hub.restarted(["/a"])
+    poll.settle({"/a": 0})
+    poll.park(RecordingTransport(), 0)
+    world.hub.park(poll)
+    poll.close(CloseReason.DEADLINE)
+    assert poll.transport.frames[-1][0]["data"] == {"/a": 0}
+
+
 # -- the whole
 
 
 def test_room(world):
     world.hub.max_active_clients = 1
-    assert world.hub.has_room
+    assert world.hub.has_room(world.connect("/a", client="other"))
     poll = world.park("/a")
-    assert not world.hub.has_room
+    assert not world.hub.has_room(world.connect("/a", client="other"))
     poll.connection_lost(None)
-    assert world.hub.has_room
+    assert world.hub.has_room(world.connect("/a", client="other"))
+
+
+def test_a_newer_poll_of_a_parked_client_needs_no_room(world):
+    world.hub.max_active_clients = 1
+    poll = world.park("/a")
+    newer = world.connect("/a", client=poll.client_id)
+    assert world.hub.has_room(newer)
+    world.hub.max_active_clients = 0  # nobody parks any more
+    assert not world.hub.has_room(newer)
 
 
 def test_draining_tells_when_everybody_has_gone(world):

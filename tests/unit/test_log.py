@@ -150,6 +150,17 @@ def test_configuring_again_replaces(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line["message"] for line in json_lines(capsys)] == ["once"]
 
 
+def test_some_fields_stand_on_every_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "json", worker=2)
+    logger.info("ours")
+    logger.info("of another", extra={"worker": 3})
+    configure_logging("info", "text", worker=2)
+    logger.info("text", extra={"a": 1})
+    *lines, text = capsys.readouterr().err.splitlines()
+    assert [json.loads(line)["worker"] for line in lines] == [2, 3]
+    assert text.endswith(" text worker=2 a=1")
+
+
 def test_warnings_are_lines_too(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", "json")
     with warnings.catch_warnings():

@@ -277,7 +277,9 @@ def test_a_problem_without_a_place_names_the_key() -> None:
 def test_an_option_is_named() -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_settings(None, {}, {"backend.kind": "disk"})
-    assert caught.value.problems == ['--backend: backend.kind must be "memory"; got "disk"']
+    assert caught.value.problems == [
+        '--backend: backend.kind must be "memory", "redis" or "postgres"; got "disk"'
+    ]
 
 
 def test_a_plain_value_in_place_of_a_section_survives_the_environment(

@@ -60,6 +60,9 @@ def test_the_examples_in_the_sample_are_valid(
     (tmp_path / "api.key").write_text("one")
     (tmp_path / "forum.key").write_text("two")
     (tmp_path / "webhook.secret").write_text("three")
+    (tmp_path / "redis").write_text("four")
+    (tmp_path / "sentinel").write_text("six")
+    (tmp_path / "postgres").write_text("five")
     text = re.sub(r"^# ?(?=\[\[|\w+ = |\"|\])", "", sample(), flags=re.MULTILINE)
     path = tmp_path / "bus.toml"
     path.write_text(text.replace("/etc/messagebusd", str(tmp_path)))
@@ -70,6 +73,9 @@ def test_the_examples_in_the_sample_are_valid(
     assert {name for name in KEYS if loaded.sources[name] == "default"} == set()
     assert keys_in(tomllib.loads(path.read_text())) == set(KEYS) - {
         "api.key",
+        "backend.postgres.password",
+        "backend.redis.password",
+        "backend.redis.sentinel_password",
         "lookup.webhook.secret",
     }
 
@@ -89,6 +95,12 @@ def test_secrets_are_known() -> None:
     assert {name for name, key in KEYS.items() if is_hidden(key.annotation)} == {
         "api.key",
         "api.keys",
+        "backend.postgres.listen_url",
+        "backend.postgres.password",
+        "backend.postgres.url",
+        "backend.redis.password",
+        "backend.redis.sentinel_password",
+        "backend.redis.url",
         "lookup.webhook.secret",
     }
 

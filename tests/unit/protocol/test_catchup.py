@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messagebusd.protocol.catchup import Replay, plan
+from messagebusd.protocol.catchup import LastId, Replay, plan
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from messagebusd.protocol.catchup import Replay, plan
     ],
 )
 def test_plan(position, last_id, replay, status):
-    made = plan([("/c", position)], {"/c": last_id})
+    made = plan([("/c", position)], {"/c": LastId(last_id, 9)})
     expected = [] if replay is None else [Replay("/c", *replay)]
     assert list(made.replays) == expected
     assert made.status == ({} if status is None else {"/c": status})
@@ -39,7 +39,7 @@ def test_plan(position, last_id, replay, status):
 def test_a_channel_is_either_replayed_or_told_or_neither(channels):
     made = plan(
         [(name, position) for name, (position, _) in channels.items()],
-        {name: last_id for name, (_, last_id) in channels.items()},
+        {name: LastId(last_id, 9) for name, (_, last_id) in channels.items()},
     )
     replayed = [each.channel for each in made.replays]
     assert len(set(replayed)) == len(replayed)

@@ -20,7 +20,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "hub": ({"connection", "protocol"}, set()),
     "filters": ({"connection", "errors", "protocol"}, {"msgspec"}),
     "metrics": ({"connection", "errors", "protocol"}, {"prometheus_client"}),
-    "backends": ({"backends", "errors", "protocol", "settings"}, {"msgspec"}),
+    "backends": (
+        {"backends", "errors", "protocol", "settings"},
+        {"asyncpg", "hiredis", "msgspec"},
+    ),
     "identity": ({"errors", "identity", "protocol", "settings"}, {"aiohttp", "msgspec"}),
     "control": ({"connection", "protocol"}, {"msgspec"}),
     "outage": ({"backends.base", "errors", "protocol"}, set()),
@@ -29,8 +32,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         set(),
     ),
     "ingest": (
-        {"backends.base", "bus", "errors", "metrics", "protocol"},
-        {"redis"},
+        {"backends.base", "backends.redis", "bus", "errors", "metrics", "protocol", "settings"},
+        set(),
     ),
     "http": (
         {"", "backends.base", "bus", "connection", "control", "errors", "http", "hub", "log"}
@@ -41,6 +44,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "server": ({"*"}, {"aiohttp", "uvloop"}),
     "supervisor": ({"*"}, {"uvloop"}),
     "demo": ({"*"}, {"aiohttp", "msgspec", "yarl"}),
+    "doctor": (
+        {"backends", "doctor", "errors", "protocol", "settings"},
+        {"asyncpg", "hiredis"},
+    ),
     "cli": ({"*"}, {"aiohttp", "click", "msgspec", "yarl"}),
     "__main__": ({"cli"}, set()),
     "__init__": (set(), set()),

@@ -5,16 +5,23 @@
 
 from messagebusd.backends.base import Backend, Observer, Retention
 from messagebusd.backends.memory import MemoryBackend
+from messagebusd.backends.postgres import PostgresBackend
+from messagebusd.backends.redis import RedisBackend
 from messagebusd.settings import BackendSettings
 
 
 def open_backend(settings: BackendSettings, observer: Observer) -> Backend:
-    """The configured store, not opened yet."""
+    """The configured store, not opened yet. Raises ConfigurationError."""
     retention = Retention(
         settings.max_backlog_size,
         settings.max_global_backlog_size,
         settings.max_backlog_age,
         settings.clear_every,
     )
+    interval = settings.keepalive_interval
+    if settings.kind == "redis":
+        return RedisBackend(retention, settings.redis, observer, keepalive_interval=interval)
+    if settings.kind == "postgres":
+        return PostgresBackend(retention, settings.postgres, observer, keepalive_interval=interval)
     memory = settings.memory
     return MemoryBackend(retention, max_bytes=memory.max_bytes, snapshot_file=memory.snapshot_file)

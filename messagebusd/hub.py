@@ -102,11 +102,11 @@ class Hub:
         """How many polls are parked."""
         return len(self._parked)
 
-    def has_room(self, connection: Connection) -> bool:
-        """Whether this poll may park: there is room, or it takes the place of its predecessor."""
-        return len(self._parked) < self.max_active_clients or (
-            connection.key in self._parked and self.max_active_clients > 0
-        )
+    @property
+    def has_room(self) -> bool:
+        """Whether one more poll may park. A client's own parked poll makes no room for its next:
+        clients of the original rely on that one to stay."""
+        return len(self._parked) < self.max_active_clients
 
     def parked_by_mode(self) -> Counter[Mode]:
         """How many polls are parked in each mode. Walks over all of them."""

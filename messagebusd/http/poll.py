@@ -196,7 +196,7 @@ class PollDoor:
         except TimeoutError:
             raise StoreUnavailable("the store does not answer in time") from None
         # No await from here to parking: a message in between would be lost on this poll.
-        may_park = self._settings.long_polling_enabled and self._bus.hub.has_room(connection)
+        may_park = self._settings.long_polling_enabled and self._bus.hub.has_room
         self._metrics.first_frame(time.monotonic() - started)
         mode = connection.mode
         if mode is Mode.STREAM:

@@ -18,6 +18,7 @@ from tests.conformance.scenarios import Scenario
 from tests.conformance.stores import FreshStore
 from tests.conformance.webhook import application
 from tests.support.daemon import ApiError, Daemon
+from tests.support.hosted import HostedDaemon
 
 USER, GROUPS, SITE, FAIL = "X-Test-User", "X-Test-Groups", "X-Test-Site", "X-Test-Fail"
 NO_SITE = "X-Test-No-Site"  # nobody sends it: the host application gives no site ids
@@ -79,7 +80,7 @@ async def launch_daemon(
     *,
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Target]:
-    """A messagebusd process on this store, with ``env`` in its environment.
+    """A messagebusd on this store, if it is a process with ``env`` in its environment.
 
     The host application is played by request headers, and by a small server only where it refuses
     polls: that takes a webhook.
@@ -96,7 +97,11 @@ async def launch_daemon(
                 "mode": "webhook",
                 "webhook": {"url": url, "forward_headers": [name.lower() for name in headers]},
             }
-        daemon = Daemon(folder, config, env={**(env or {}), "PYTHONPATH": str(folder)})
+        # Filters are modules of one name, which one process can have only once. The embedded store
+        # is replayed as users start it, the others in less time.
+        alone = backend["kind"] == "memory" or "filters" in scenario.requires
+        kind = Daemon if alone else HostedDaemon
+        daemon = kind(folder, config, env={**(env or {}), "PYTHONPATH": str(folder)})
         yield DaemonTarget(await stack.enter_async_context(daemon))
 
 

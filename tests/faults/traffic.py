@@ -31,6 +31,7 @@ class Publisher:
         self.channel = channel
         self.numbers: list[int] = []
         self.refusals: list[int] = []
+        self.problem = ""
         self._urls = urls
         self._key = key
         self._pause = pause
@@ -68,7 +69,7 @@ class Publisher:
                     if answer.status == 200:
                         return
                     if answer.status != 503:
-                        raise AssertionError(f"{answer.status}: {await answer.text()}")
+                        self.problem = f"{answer.status}: {await answer.text()}"
                     self.refusals.append(number)
             await asyncio.sleep(random.uniform(0.05, 0.15))
 
@@ -187,7 +188,13 @@ class Traffic:
     async def published_more(self, count: int, within: float = 30) -> None:
         """Wait until so many more messages were accepted."""
         target = self.published + count
-        await until(lambda: self.published >= target, within, f"{count} more publishes")
+
+        def is_done() -> bool:
+            refused = [each.problem for each in self.publishers if each.problem]
+            assert not refused, refused[0]
+            return self.published >= target
+
+        await until(is_done, within, f"{count} more publishes")
 
     async def settled(self, within: float = 20) -> None:
         """Wait until everybody has the last message they are to get."""
@@ -252,7 +259,8 @@ async def traffic(
     """Traffic that is on its way, with everybody parked.
 
     On leaving the block publishing stops, everything is delivered, and the account is checked.
-    ``urls`` are those of the daemons, ``api_urls`` of their APIs where those are others.
+    ``urls`` are those of the daemons, ``api_urls`` of the APIs where those are others'; ``key`` is
+    for these.
     """
     names = [f"/faults/{number}" for number in range(channels)]
     running = Traffic(

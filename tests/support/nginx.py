@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import shutil
 import signal
-import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.program import START_SECONDS, Program, accepts, find_program, free_port
+
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 
-_START_SECONDS = 10.0
-_STOP_SECONDS = 10.0
 _WORKER_STARTED = re.compile(r"start worker process \d+")
-
-
-def program() -> str:
-    """Return the path of nginx."""
-    # Debian installs it to /usr/sbin, which is not on everybody's path.
-    path = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if path is None:
-        raise RuntimeError("nginx is missing and these tests need it: apt-get install nginx")
-    return path
 
 
 def configuration(directory: Path, port: int, upstream: str) -> str:
@@ -61,11 +51,18 @@ class Nginx:
     """
 
     def __init__(self, upstream: str, directory: Path) -> None:
-        self._program = program()
         self._directory = directory
+        self._config = directory / "nginx.conf"
         self._upstream = upstream
-        self._port = _free_port()
-        self._process: asyncio.subprocess.Process | None = None
+        self._port = free_port()
+        self._program = Program(
+            directory,
+            [
+                *(find_program("nginx", "nginx-light"), "-p", str(directory)),
+                *("-c", str(self._config), "-g", "daemon off;"),
+            ],
+            lambda: accepts(self._port),
+        )
 
     @property
     def url(self) -> str:
@@ -98,69 +95,22 @@ class Nginx:
 
     async def start(self) -> None:
         """Start it, and return when it accepts connections."""
-        path = self._directory / "nginx.conf"
-        path.write_text(configuration(self._directory, self._port, self._upstream))
-        with (self._directory / "stderr").open("wb") as stderr:
-            self._process = await asyncio.create_subprocess_exec(
-                self._program,
-                *("-p", str(self._directory), "-c", str(path), "-g", "daemon off;"),
-                stdin=asyncio.subprocess.DEVNULL,
-                stderr=stderr,
-            )
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                await self._accepting()
-        except BaseException:
-            await self.stop()
-            raise
+        self._config.write_text(configuration(self._directory, self._port, self._upstream))
+        self._program.start()
 
     async def stop(self) -> None:
         """Stop it at once; open connections are cut."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        self._program.stop()
 
     async def reload(self) -> None:
         """Have it read its configuration again, and return when the old workers have stopped
         accepting; they stay for as long as they have open responses."""
-        assert self._process is not None
         before = len(self.error_log)
-        self._process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(_START_SECONDS):
+        os.kill(self._program.pid, signal.SIGHUP)
+        async with asyncio.timeout(START_SECONDS):
             while True:
                 log = self.error_log[before:]
                 started = len(_WORKER_STARTED.findall(log))
                 if 0 < started == log.count("gracefully shutting down"):
                     return
                 await asyncio.sleep(0.02)
-
-    async def _accepting(self) -> None:
-        assert self._process is not None
-        while True:
-            if self._process.returncode is not None:
-                raise RuntimeError(
-                    f"nginx did not start:\n{(self._directory / 'stderr').read_text()}"
-                )
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            except ConnectionError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                await writer.wait_closed()
-                return
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import os
 import pwd
+import select
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import asyncpg
 
-from tests.support.program import Program, find_program, free_port
+from tests.support.program import STOP_SECONDS, Program, find_program, free_port
 
 _FOLDERS = tuple(
     str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -101,9 +103,23 @@ class PostgresServer:
         self._program.stop()
 
     def kill(self) -> None:
-        """As if the power failed; the backends notice and end."""
-        self._program.kill()
-        (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+        """As if the power failed: nothing of it runs afterwards, its backends included."""
+        if not self._program.running:
+            return
+        os.kill(self.pid, signal.SIGSTOP)  # it starts no more of them, and tidies nothing up
+        with ExitStack() as stack:
+            backends = []
+            for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+                backends.append(os.pidfd_open(int(child)))
+                stack.callback(os.close, backends[-1])
+            for backend in backends:
+                signal.pidfd_send_signal(backend, signal.SIGKILL)
+            self._program.kill()
+            for backend in backends:  # readable when it has ended
+                ended = select.poll()  # not select: a test may have thousands of descriptors
+                ended.register(backend, select.POLLIN)
+                if not ended.poll(STOP_SECONDS * 1000):
+                    raise RuntimeError("a backend of PostgreSQL did not end")
 
     def create_database(self) -> str:
         """A new, empty database; its name."""

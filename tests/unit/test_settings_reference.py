@@ -63,6 +63,7 @@ def test_the_examples_in_the_sample_are_valid(
     (tmp_path / "redis").write_text("four")
     (tmp_path / "sentinel").write_text("six")
     (tmp_path / "postgres").write_text("five")
+    (tmp_path / "inbox.secret").write_text("seven")
     text = re.sub(r"^# ?(?=\[\[|\w+ = |\"|\])", "", sample(), flags=re.MULTILINE)
     path = tmp_path / "bus.toml"
     path.write_text(text.replace("/etc/messagebusd", str(tmp_path)))
@@ -76,6 +77,9 @@ def test_the_examples_in_the_sample_are_valid(
         "backend.postgres.password",
         "backend.redis.password",
         "backend.redis.sentinel_password",
+        "ingest.redis.password",
+        "ingest.redis.secret",
+        "ingest.redis.sentinel_password",
         "lookup.webhook.secret",
     }
 
@@ -101,6 +105,10 @@ def test_secrets_are_known() -> None:
         "backend.redis.password",
         "backend.redis.sentinel_password",
         "backend.redis.url",
+        "ingest.redis.password",
+        "ingest.redis.secret",
+        "ingest.redis.sentinel_password",
+        "ingest.redis.url",
         "lookup.webhook.secret",
     }
 

@@ -1,0 +1,205 @@
+"""Redis breaks, or the way to it, while publishers and a thousand parked polls go on.
+
+Every test ends with the account of ``traffic``: every accepted message reached every entitled poll
+exactly once, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.faults.traffic import traffic, until
+from tests.faults.world import RedisWorld, metric, ready, redis_world, settings
+from tests.support.redis_server import RedisServer
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[RedisWorld]:
+    async with redis_world(tmp_path) as world:
+        yield world
+
+
+async def test_connections_reset(world: RedisWorld, start_daemon: StartDaemon) -> None:
+    daemon = await start_daemon(settings(world.backend))
+    async with traffic([daemon.url], daemon.key, pause=0.05) as running:
+        for _ in range(5):
+            await running.published_more(30)
+            world.proxy.reset()
+    assert await metric(daemon, "messagebusd_store_reconnects_total") >= 5
+
+
+async def test_a_publish_whose_answer_is_lost(world: RedisWorld, start_daemon: StartDaemon) -> None:
+    daemon = await start_daemon(settings(world.backend))
+    async with traffic([daemon.url], daemon.key) as running:
+        for number in range(5):
+            await running.published_more(20)
+            world.proxy.cut_after(b"/faults/%d" % number)
+        await running.published_more(50)
+    assert any(each.refusals for each in running.publishers)
+
+
+async def test_a_cable_is_cut(world: RedisWorld, start_daemon: StartDaemon) -> None:
+    """Half-open connections: nobody says that anything is wrong."""
+    daemon = await start_daemon(settings(world.backend))
+    async with traffic([daemon.url], daemon.key) as running:
+        world.proxy.blackhole()
+        await ready(daemon, 503)
+        await asyncio.sleep(3)
+        world.proxy.restore()
+        await ready(daemon)
+        await running.published_more(100)
+
+
+async def test_redis_is_slow(world: RedisWorld, start_daemon: StartDaemon) -> None:
+    daemon = await start_daemon(settings(world.backend))
+    async with traffic([daemon.url], daemon.key) as running:
+        world.proxy.delay = 0.2
+        await running.published_more(50)
+        world.proxy.delay = 0.8  # more than a timeout there and back
+        await asyncio.sleep(3)
+        world.proxy.restore()
+        await running.published_more(50)
+
+
+async def test_redis_crashes_and_comes_back_with_its_data(
+    world: RedisWorld, start_daemon: StartDaemon
+) -> None:
+    daemon = await start_daemon(settings(world.backend))
+    async with traffic([daemon.url], daemon.key) as running:
+        for _ in range(2):
+            await running.published_more(50)
+            world.server.kill()
+            await ready(daemon, 503)
+            world.server.start()
+            await ready(daemon)
+        await running.published_more(50)
+
+
+async def test_redis_comes_back_empty(world: RedisWorld, start_daemon: StartDaemon) -> None:
+    """What had reached everybody is gone from the store; what comes afterwards reaches all."""
+    daemon = await start_daemon(settings(world.backend))
+    async with traffic([daemon.url], daemon.key) as running:
+        await running.published_more(100)
+        await running.quiet()
+        await running.parked()
+        world.server.stop()
+        world.server.wipe()
+        world.server.start()
+        running.resume()
+        await running.published_more(100)
+
+
+async def test_redis_is_flushed(world: RedisWorld, start_daemon: StartDaemon) -> None:
+    daemon = await start_daemon(settings(world.backend))
+    async with traffic([daemon.url], daemon.key) as running:
+        await running.published_more(100)
+        await running.quiet()
+        await running.parked()
+        world.server.flush()
+        running.resume()
+        await running.published_more(100)
+
+
+async def test_a_replica_is_promoted(
+    world: RedisWorld, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """One address for both servers; the old master turns read-only before it is left."""
+    (tmp_path / "replica").mkdir()
+    with RedisServer(tmp_path / "replica") as replica:
+        replica.replica_of(world.server)
+        daemon = await start_daemon(settings(world.backend))
+        async with traffic([daemon.url], daemon.key) as running:
+            await running.published_more(50)
+            # Redis replicates later: what it has not replicated, a failover loses.
+            await running.quiet()
+            assert world.server.control.wait(1, 5000) == 1
+            replica.replica_of(None)
+            world.server.replica_of(replica)
+            running.resume()
+            await asyncio.sleep(1)
+            world.proxy.retarget(replica.port)
+            await running.published_more(100)
+
+
+async def test_redis_is_full(world: RedisWorld, start_daemon: StartDaemon) -> None:
+    daemon = await start_daemon(settings(world.backend))
+    async with traffic([daemon.url], daemon.key) as running:
+        world.server.control.config_set("maxmemory", "1mb")
+        await ready(daemon, 503)
+        await asyncio.sleep(1)
+        world.server.control.config_set("maxmemory", "0")
+        await ready(daemon)
+        await running.published_more(50)
+
+
+async def test_the_global_log_is_trimmed_meanwhile(
+    world: RedisWorld, start_daemon: StartDaemon
+) -> None:
+    """More is published elsewhere, while one node is cut off, than the global log keeps."""
+    backend = {**world.backend, "max_global_backlog_size": 10}
+    cut_off = await start_daemon(settings(backend))
+    other = await start_daemon(settings({**backend, "redis": {"url": world.server.url}}))
+    async with traffic(
+        [cut_off.url], other.key, api_urls=[other.internal_url], pause=0.02
+    ) as running:
+        world.proxy.refuse()
+        world.proxy.reset()
+        await running.published_more(200)
+        await world.proxy.accept()
+        await running.published_more(50)
+    assert await metric(cut_off, "messagebusd_store_replayed_messages_total") >= 200
+
+
+async def test_a_daemon_is_killed_and_started_again(
+    world: RedisWorld, start_daemon: StartDaemon
+) -> None:
+    daemon = await start_daemon(settings(world.backend))
+    async with traffic([daemon.url], daemon.key) as running:
+        for _ in range(2):
+            await running.published_more(50)
+            await daemon.kill()
+            await daemon.restart()
+        await running.published_more(50)
+
+
+async def test_a_worker_is_killed(world: RedisWorld, start_daemon: StartDaemon) -> None:
+    daemon = await start_daemon(settings(world.backend, workers=2))
+
+    def workers() -> list[int]:
+        return [record["pid"] for record in daemon.log if record["message"] == "worker ready"]
+
+    async with traffic([daemon.url], daemon.key) as running:
+        for started in (2, 3):
+            await until(lambda started=started: len(workers()) == started, 20, "a new worker")
+            await running.published_more(50)
+            os.kill(workers()[-1], signal.SIGKILL)
+        await running.published_more(100)
+
+
+async def test_messages_wait_while_redis_is_away(
+    world: RedisWorld, start_daemon: StartDaemon
+) -> None:
+    daemon = await start_daemon(settings(world.backend))
+    async with traffic([daemon.url], daemon.key, subscribers=200) as running:
+        world.proxy.refuse()
+        world.proxy.reset()
+        await ready(daemon, 503)
+        for number in range(5):
+            options = {"user_ids": [number], "queue_in_memory": True}
+            assert (await daemon.publish("/waiting", number, **options))["queued"]
+        assert await metric(daemon, "messagebusd_waiting_messages") == 5
+        await world.proxy.accept()
+        await ready(daemon)
+        await running.published_more(20)
+    waited = (await daemon.api("GET", "backlog", query={"channel": "/waiting"}))["messages"]
+    assert [(each["data"], each["user_ids"]) for each in waited] == [(n, [n]) for n in range(5)]
+    assert await metric(daemon, "messagebusd_waiting_messages") == 0

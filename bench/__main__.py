@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.write_text(report.to_json(machine, found))
     if options.write:
-        report.RESULTS.write_text(text)
+        old = report.RESULTS.read_text()
+        report.RESULTS.write_text(report.replaced(old, text, second=False))
     return 0
 
 
@@ -86,7 +87,7 @@ async def _round(peer: Peer, scale: Scale, only: str | None, cores: Cores) -> li
         bench = Bench(server, scale, control)
         try:
             for scenario in chosen:
-                with _no_collection():
+                with no_collection():
                     figures += await scenario.run(bench)
         finally:
             bench.crowd.close()
@@ -95,7 +96,7 @@ async def _round(peer: Peer, scale: Scale, only: str | None, cores: Cores) -> li
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """The generator's own pauses are nobody's latency."""
     gc.collect()
     gc.disable()

@@ -145,9 +145,21 @@ class Tally:
 class Caller(asyncio.Protocol):
     """A keep-alive connection that sends a request when the previous one is answered."""
 
-    __slots__ = ("_answers", "_received", "_request", "_transport", "_until", "_waiter")
+    __slots__ = (
+        "_answers",
+        "_received",
+        "_request",
+        "_sent",
+        "_transport",
+        "_until",
+        "_waiter",
+        "latencies",
+    )
 
     def __init__(self) -> None:
+        # How long answers took, in seconds, while somebody wants to know.
+        self.latencies: list[float] | None = None
+        self._sent = 0.0
         self._transport: asyncio.Transport | None = None
         self._received = b""
         self._request = b""
@@ -195,6 +207,7 @@ class Caller(asyncio.Protocol):
         assert self._transport is not None, "not connected"
         self._request, self._until = request, until
         self._waiter = asyncio.get_running_loop().create_future()
+        self._sent = time.perf_counter()
         self._transport.write(request)
         async with asyncio.timeout(WAIT_SECONDS):
             return await self._waiter
@@ -218,8 +231,12 @@ class Caller(asyncio.Protocol):
             return
         self._received = b""
         self._answers += 1
-        if time.perf_counter() < self._until:
+        now = time.perf_counter()
+        if self.latencies is not None:
+            self.latencies.append(now - self._sent)
+        if now < self._until:
             assert self._transport is not None
+            self._sent = now
             self._transport.write(self._request)
         elif not waiter.done():
             waiter.set_result(data)

@@ -7,6 +7,7 @@ import platform
 import re
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -47,8 +48,30 @@ class Usage:
             waited += int(waiting)
         return cls(cpu / 1e9, waited / 1e9)
 
+    @classmethod
+    def of_family(cls, pid: int) -> Usage:
+        """With the processes that it has started, and those that they have."""
+        own = cls.of(pid)
+        cpu, waited = own.cpu, own.waited
+        for child in _children(pid):
+            try:
+                usage = cls.of_family(child)
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # has just ended
+            cpu += usage.cpu
+            waited += usage.waited
+        return cls(cpu, waited)
+
     def __sub__(self, earlier: Usage) -> Usage:
         return Usage(self.cpu - earlier.cpu, self.waited - earlier.waited)
+
+
+def _children(pid: int) -> list[int]:
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +103,7 @@ class Stopwatch:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._server, self._generator = Usage.of(pid), Usage.of(os.getpid())
+        self._server, self._generator = Usage.of_family(pid), Usage.of(os.getpid())
         self._cpu = time.process_time()
         self.started = time.perf_counter()
 
@@ -90,7 +113,7 @@ class Stopwatch:
 
     def stop(self) -> Span:
         seconds = self.seconds
-        server = Usage.of(self._pid) - self._server
+        server = Usage.of_family(self._pid) - self._server
         generator = Usage.of(os.getpid()) - self._generator
         return Span(
             seconds,
@@ -111,7 +134,7 @@ def reserve_descriptors(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def describe(cores: Cores) -> dict[str, str]:
+def describe(cores: Cores, packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """The machine and the software, as it stands above the figures."""
     own = cores.server != cores.generator
     return {
@@ -119,7 +142,7 @@ def describe(cores: Cores) -> dict[str, str]:
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "packages": ", ".join(f"{name} {version(name)}" for name in packages),
         "cores": "server and load generator on one each"
         if own
         else "server and load generator share the only one: read ratios, not figures",

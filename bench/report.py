@@ -13,23 +13,12 @@ from bench.scenarios import Figure
 from bench.servers import BARE, MESSAGEBUSD, PLAIN
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
+SECOND_PART = "# Stores and workers\n"
 # Above this part of the time the load generator may be what limits a figure.
 BUSY_GENERATOR = 0.85
 # Above this part of the time the neighbours' work is in a figure as well.
 DISTURBED = 0.10
 
-_HEADINGS = (
-    "",
-    "messagebusd",
-    "lowest–highest",
-    "plain",
-    "× plain",
-    "bare",
-    "× bare",
-    "CPU µs",
-    "generator",
-    "waited",
-)
 _NOTES = f"""\
 **plain** is the same protocol on aiohttp the textbook way (`bench/plain_aiohttp.py`), without most
 of what the daemon does besides. **bare** does nothing but the writes (`bench/bare.py`): what a
@@ -115,9 +104,25 @@ def document(machine: Mapping[str, str], found: Sequence[Row]) -> str:
     )
 
 
-def table(found: Sequence[Row]) -> str:
-    """As an aligned Markdown table."""
-    lines = [_HEADINGS, *map(_cells, found)]
+def replaced(old: str, part: str, *, second: bool) -> str:
+    """The text of RESULTS.md with one of its two parts anew: stores and workers are the second."""
+    first, mark, rest = old.partition(SECOND_PART)
+    if second:
+        return f"{first.rstrip()}\n\n{part}"
+    return f"{part}\n{mark}{rest}" if mark else part
+
+
+def table(
+    found: Sequence[Row], others: Sequence[str] = (PLAIN.name, BARE.name), ours: str = ""
+) -> str:
+    """As an aligned Markdown table, ``others`` being the peers that are compared with."""
+    compared = (heading for name in others for heading in (name, f"× {name}"))
+    headings = ("", ours or MESSAGEBUSD.name, "lowest–highest", *compared)
+    lines = [(*headings, "CPU µs", "generator", "waited")]
+    lines += [_cells(row, others) for row in found]
+    # Without columns that have nothing to say.
+    used = [index for index, cells in enumerate(zip(*lines[1:], strict=True)) if any(cells)]
+    lines = [tuple(line[index] for index in used) for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines.insert(1, tuple(rule))
@@ -156,7 +161,7 @@ def _object(row: Row) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, others: Sequence[str]) -> tuple[str, ...]:
     ours, unit = row.ours, row.figure.unit
     series = row.peers.values()
     return (
@@ -165,7 +170,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{_number(min(ours.values))}–{_number(max(ours.values))}",
         *(
             cell
-            for peer in (PLAIN.name, BARE.name)
+            for peer in others
             for cell in (
                 _number(row.peers[peer].value) if peer in row.peers else "",
                 _number(row.times_better(peer)),

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -31,6 +32,7 @@ _CONFIG = """
 [server]
 listen = "127.0.0.1:0"
 trusted_proxies = ["127.0.0.1"]
+workers = {workers}
 [poll]
 long_polling_interval = 3600.0
 extra_response_headers = {{ x-discourse-route = "message-bus" }}
@@ -45,9 +47,9 @@ format = "json"
 """
 
 
-def _messagebusd(folder: Path, key: str) -> list[str]:
+def _messagebusd(folder: Path, key: str, more: str = "", workers: int = 1) -> list[str]:
     config = folder / "bus.toml"
-    config.write_text(_CONFIG.format(key=key))
+    config.write_text(_CONFIG.format(key=key, workers=workers) + more)
     return ["-m", "messagebusd", "serve", "--config", str(config)]
 
 
@@ -66,6 +68,11 @@ class Peer:
     name: str
     arguments: Callable[[Path, str], list[str]]
     scenarios: frozenset[str] | None = None
+
+
+def daemon(backend: str, workers: int = 1) -> Peer:
+    """messagebusd on a store: ``backend`` are its settings in TOML."""
+    return Peer("messagebusd", partial(_messagebusd, more=backend, workers=workers))
 
 
 MESSAGEBUSD = Peer("messagebusd", _messagebusd)
@@ -87,8 +94,8 @@ class Server:
 
 
 @asynccontextmanager
-async def running(peer: Peer, core: int) -> AsyncIterator[Server]:
-    """Start a peer on this core, and end it. Raises BenchError when it does not start."""
+async def running(peer: Peer, *cores: int) -> AsyncIterator[Server]:
+    """Start a peer on these cores, and end it. Raises BenchError when it does not start."""
     key = secrets.token_urlsafe(24)
     with tempfile.TemporaryDirectory(prefix="messagebusd-bench-") as name:
         folder = Path(name)
@@ -103,7 +110,7 @@ async def running(peer: Peer, core: int) -> AsyncIterator[Server]:
                 env=_environment(),
             )
         try:
-            os.sched_setaffinity(process.pid, {core})
+            os.sched_setaffinity(process.pid, cores)
             port = await _ready(process, log)
             yield Server(process.pid, port, key)
         finally:

@@ -14,6 +14,7 @@ command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || packages+=(pgbo
 # What other languages publish with: the documentation's examples are run.
 command -v ruby >/dev/null || packages+=(ruby)
 ruby -e 'require "redis"' 2>/dev/null || packages+=(ruby-redis)
+ruby -e 'require "pg"' 2>/dev/null || packages+=(ruby-pg)
 [ "${#packages[@]}" -eq 0 ] && exit 0
 
 echo "The tests need: ${packages[*]}"

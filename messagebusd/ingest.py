@@ -1,14 +1,20 @@
 """The Redis door: publish what is added to a stream (SPEC 4).
 
-**Order.** Entries are published in the order of the stream. Of all workers and nodes one reads it,
-the one that holds the lease; when it dies, another takes over within seconds.
+The stream holds what is not published yet: an entry is taken from its beginning, published, and
+deleted; or, if it breaks the rules, moved to the dead letters with the reason.
 
-**Once.** An entry is published under a `Once` made from its id (or its own ``idempotency_key``),
-then acknowledged and deleted. After a crash in between, its publish is repeated and does nothing.
-So two readers, should a pause of one ever let another take over, do no harm either.
+**Order.** Entries are published one after the other. The next one's turn comes when the store has
+confirmed the one before, so that no outage of the store can make one overtake another.
 
-**Nothing is lost.** An entry that breaks the rules goes to the dead letters, with the reason. While
-the store is away entries stay where they are.
+**Once.** An entry is published under a `Once` made from its id and content, or from its own
+``idempotency_key``. After a crash before its deletion, its publish is repeated and does nothing.
+
+**One reader.** Of all workers and nodes one reads, the one that has the lease; when it dies,
+another takes over within seconds. That is only to spare work: should there ever be two, each takes
+the same steps in the same order, and every step happens once.
+
+**Bounded.** Entries come in pages of so many bytes. Those that are too large to be published stay
+in Redis when they are moved. Only the entry that ends a wait is transferred whatever its size.
 """
 
 from __future__ import annotations
@@ -18,51 +24,126 @@ import hashlib
 import logging
 import random
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
-
-from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from typing import Any, NamedTuple
 
 from messagebusd.backends.base import Once
+from messagebusd.backends.redis import open_pipeline
 from messagebusd.bus import MessageBus
-from messagebusd.errors import RequestError, StoreUnavailable
+from messagebusd.errors import LimitExceeded, RequestError, StoreUnavailable
 from messagebusd.metrics import Metrics
 from messagebusd.protocol import inbox
 from messagebusd.protocol.publication import Publication, PublishLimits
+from messagebusd.settings import RedisConnection
 
 DOOR = "redis"
-GROUP = "messagebusd"
-# One name for all readers: whoever takes over finds what the one before left unacknowledged.
-CONSUMER = "messagebusd"
+GROUP = "messagebusd"  # goes away: the doctor still imports it
 PAGE_ENTRIES = 100
-# How long a reader keeps its lease without renewing it, and waits for entries before it does.
-LEASE_SECONDS = 10.0
+PAGE_BYTES = 1024 * 1024
+# What an entry may have besides the data: 10,000 ids of users, groups and clients each, as UUIDs.
+MAX_ENVELOPE_BYTES = 1280 * 1024
+# A reader that is not heard of for so long has lost its lease. It renews it thrice as often.
+LEASE_SECONDS = 5.0
+# How long Redis may take to answer, and how long it is asked to wait for an entry.
+TIMEOUT_SECONDS = 5.0
 BLOCK_SECONDS = 2.0
 # Between two attempts to get the lease, or to reach Redis or the store.
 PAUSE_SECONDS = 1.0
+# Entries under way get this long when the daemon stops.
+CLOSE_SECONDS = 5.0
+# Fields of a refused entry that are kept; a valid one has ten at most.
+MAX_DEAD_FIELDS = 100
 
-_RENEW = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+# KEYS  1 stream, 2 lease
+# ARGV  1 token, 2 duration of the lease in ms, 3 most entries, 4 most bytes of all, 5 and of one
+#
+# Takes or renews the lease. Returns nothing if another has it, or {length of the stream, entries}:
+# each {id, {name, value, ...}}, or {id, bytes} where it is too large.
+_READ = """
+local holder = redis.call('GET', KEYS[2])
+if holder == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
+elseif holder then
+  return false
+else
+  local taken = redis.pcall('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+  -- Where there is no memory for it, read without: as entries go there is room again.
+  if taken.err and not string.find(taken.err, 'OOM', 1, true) then
+    return taken
+  end
+end
+local entries, size, from = {}, 0, '-'
+while #entries < tonumber(ARGV[3]) do
+  local entry = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]
+  if not entry then
+    break
+  end
+  local bytes = 0
+  for _, word in ipairs(entry[2]) do
+    bytes = bytes + #word
+  end
+  if bytes > tonumber(ARGV[5]) then
+    entry[2] = bytes
+  else
+    size = size + bytes
+    if size > tonumber(ARGV[4]) and #entries > 0 then
+      break
+    end
+  end
+  entries[#entries + 1] = entry
+  from = '(' .. entry[1]
+end
+return {redis.call('XLEN', KEYS[1]), entries}
 """
+
+# KEYS  1 stream, 2 dead letters
+# ARGV  1 id, 2 code, 3 reason, 4 fields to keep of it, 5 dead letters to keep
+#
+# Moves an entry. Returns whether it was there.
+_BURY = """
+local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if not entry then
+  return 0
+end
+local words = {}
+for place = 1, math.min(#entry[2], 2 * ARGV[4]) do
+  words[place] = entry[2][place]
+end
+for _, word in ipairs({'dead_id', ARGV[1], 'dead_code', ARGV[2], 'dead_reason', ARGV[3]}) do
+  words[#words + 1] = word
+end
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[5], '*', unpack(words))
+return redis.call('XDEL', KEYS[1], ARGV[1])
+"""
+
+# KEYS  1 lease        ARGV  1 token
 _RELEASE = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+end
 """
-
-Fields = Mapping[bytes, bytes]
 
 _log = logging.getLogger(__name__)
 
 
+class _Entry(NamedTuple):
+    """An entry as Redis hands it out; of one that is too large, its bytes instead of its words."""
+
+    id: bytes
+    words: Sequence[bytes] | int
+
+
 class RedisInbox:
-    """See the module's docstring. ``redis`` does not decode answers and is closed by `close`."""
+    """See the module's docstring. To be built in the loop that runs it.
+
+    ``status`` is ``ok``, or why entries are not published.
+    """
 
     def __init__(
         self,
-        redis: Redis,
+        connection: RedisConnection,
         bus: MessageBus,
         metrics: Metrics,
         limits: PublishLimits,
@@ -70,8 +151,12 @@ class RedisInbox:
         stream: str,
         secret: str | None,
         max_dead: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._redis = redis
+        self.status = "ok"
+        self._commands = open_pipeline(connection, TIMEOUT_SECONDS)
+        # Of its own, because commands behind one that waits would wait as well.
+        self._waits = open_pipeline(connection, TIMEOUT_SECONDS + BLOCK_SECONDS)
         self._bus = bus
         self._metrics = metrics
         self._limits = limits
@@ -80,164 +165,212 @@ class RedisInbox:
         self._lease = f"{stream}:reader"
         self._secret = None if secret is None else secret.encode()
         self._max_dead = max_dead
+        self._clock = clock
         self._token = secrets.token_hex(16)
+        self._renewed = 0.0
+        self._is_closing = False
         self._task: asyncio.Task[None] | None = None
-        self._problem: str | None = None
-
-    @property
-    def status(self) -> str:
-        """``ok``, or why entries are not read."""
-        return self._problem or "ok"
 
     def start(self) -> None:
         """Read from now on."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Stop reading, and let another go on at once."""
+        """Finish the entry under way, and let another go on at once."""
+        self._is_closing = True
+        await self._waits.close()
         if self._task is not None:
+            await asyncio.wait((self._task,), timeout=CLOSE_SECONDS)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            with suppress(RedisError, OSError):
-                await self._redis.eval(_RELEASE, 1, self._lease, self._token)
-        await self._redis.aclose()
+            await self._release()
+        await self._commands.close()
+        self._metrics.inbox_entries.set(0)
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_closing:
             try:
-                if await self._take_lease():
-                    await self._read()
-                self._recovered()
-            except (RedisError, OSError) as error:
-                self._failed(f"Redis: {error}")
+                reads = await self._read()
             except StoreUnavailable as error:
-                self._failed(f"store: {error}")
+                self._failed(str(error))
             except Exception:
                 # Whatever this is, publishers must not find the door closed for good.
                 _log.exception("reading the inbox failed")
                 self._failed("internal error")
-            await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))
+            else:
+                self._succeeded()
+                if reads:
+                    continue
+            if not self._is_closing:
+                self._metrics.inbox_entries.set(0)
+                await self._give_up()
+                await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))
+
+    async def _give_up(self) -> None:
+        """Let another try: the store may be away only from here."""
+        self._waits.disconnect("not needed at present")
+        await self._release()
+
+    async def _release(self) -> None:
+        if self._renewed:
+            self._renewed = 0.0
+            with suppress(StoreUnavailable):
+                await self._ask("EVAL", _RELEASE, 1, self._lease, self._token)
 
     def _failed(self, problem: str) -> None:
-        if self._problem is None:
-            _log.warning("the inbox cannot be read", extra={"reason": problem})
-        self._problem = problem
+        if self._is_closing:
+            return
+        if self.status == "ok":
+            _log.warning("the inbox is not read", extra={"reason": problem})
+        self.status = problem
 
-    def _recovered(self) -> None:
-        if self._problem is not None:
+    def _succeeded(self) -> None:
+        if self.status != "ok":
             _log.info("the inbox is read again")
-        self._problem = None
-
-    # -- who reads ---------------------------------------------------------------------------
-
-    async def _take_lease(self) -> bool:
-        milliseconds = int(LEASE_SECONDS * 1000)
-        taken = await self._redis.set(self._lease, self._token, nx=True, px=milliseconds)
-        return bool(taken) or await self._renew_lease()
-
-    async def _renew_lease(self) -> bool:
-        milliseconds = int(LEASE_SECONDS * 1000)
-        renewed = await self._redis.eval(_RENEW, 1, self._lease, self._token, milliseconds)
-        return bool(renewed)
+        self.status = "ok"
 
     # -- reading -----------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        """Publish entries while the lease lasts."""
-        try:
-            await self._redis.xgroup_create(self._stream, GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):  # it is there already
-                raise
-        after = "0"  # first what was read before and never acknowledged
-        while await self._renew_lease():
-            page = await self._page(after)
-            if page:
-                await self._publish(page)
-                after = after if after == ">" else page[-1][0].decode()
-            else:
-                after = ">"
-            self._recovered()
-            self._metrics.inbox_entries.set(await self._redis.xlen(self._stream))
+    async def _read(self) -> bool:
+        """Publish a page, or wait until there is one; False if another is the reader.
 
-    async def _page(self, after: str) -> Sequence[tuple[bytes, Fields]]:
-        answer: Any = await self._redis.xreadgroup(
-            GROUP,
-            CONSUMER,
-            {self._stream: after},
-            count=PAGE_ENTRIES,
-            block=int(BLOCK_SECONDS * 1000) if after == ">" else None,
-        )
-        entries: Sequence[tuple[bytes, Fields]] = answer[0][1] if answer else ()
-        return entries
-
-    async def _publish(self, page: Sequence[tuple[bytes, Fields]]) -> None:
-        """Publish some entries in order, and acknowledge them.
-
-        Raises StoreUnavailable, having acknowledged those before the first that failed.
+        Raises StoreUnavailable.
         """
-        publications: list[tuple[bytes, Publication, Once]] = []
+        page = await self._page(PAGE_ENTRIES)
+        if page is None:
+            return False
+        if page:
+            await self._publish_all(page)
+        else:
+            # What this returns does not count, only that it returns: see `_page` for the size.
+            await self._wait_for_entry()
+        return True
+
+    async def _page(self, entries: int) -> Sequence[_Entry] | None:
+        """The first entries of the stream; None without the lease, which is renewed by this."""
+        now = self._clock()
+        largest = self._limits.max_data + MAX_ENVELOPE_BYTES
+        answer = await self._ask(
+            *("EVAL", _READ, 2, self._stream, self._lease, self._token),
+            *(int(LEASE_SECONDS * 1000), entries, PAGE_BYTES, largest),
+        )
+        if answer is None:
+            self._renewed = 0.0
+            return None
+        self._renewed = now
+        length, found = answer
+        self._metrics.inbox_entries.set(length)
+        return [_Entry(*each) for each in found]
+
+    async def _has_lease(self) -> bool:
+        if self._clock() - self._renewed < LEASE_SECONDS / 3:
+            return True
+        return await self._page(0) is not None
+
+    async def _wait_for_entry(self) -> None:
+        milliseconds = int(BLOCK_SECONDS * 1000)
+        try:
+            await self._waits.run(
+                *("XREAD", "COUNT", 1, "BLOCK", milliseconds, "STREAMS", self._stream, "0-0")
+            )
+        except StoreUnavailable as error:
+            raise _inbox_unavailable(error) from None
+
+    async def _ask(self, *words: str | bytes | int) -> Any:
+        try:
+            return await self._commands.run(*words)
+        except StoreUnavailable as error:
+            raise _inbox_unavailable(error) from None
+
+    # -- publishing --------------------------------------------------------------------------
+
+    async def _publish_all(self, page: Sequence[_Entry]) -> None:
+        """Publish entries in order, and take them out of the stream.
+
+        Raises StoreUnavailable, having taken out those before the one that failed.
+        """
         done: list[bytes] = []
-        for entry_id, fields in page:
-            if not fields:  # deleted by somebody after it was read
-                done.append(entry_id)
-                continue
-            try:
-                if self._secret is not None:
-                    inbox.verify(fields, self._secret)
-                publication = inbox.parse_entry(fields, self._limits)
-            except RequestError as error:
-                await self._bury(entry_id, fields, error)
-            else:
-                publications.append((entry_id, publication, self._once(entry_id, fields)))
-        # Together, so that they share the way to the store: it keeps their order.
-        outcomes = await asyncio.gather(
-            *(self._bus.publish(publication, once) for _, publication, once in publications),
-            return_exceptions=True,
-        )
-        failure: BaseException | None = None
-        for (entry_id, publication, _), outcome in zip(publications, outcomes, strict=True):
-            if isinstance(outcome, RequestError):  # its idempotency key was another's
-                await self._bury(entry_id, dict(page)[entry_id], outcome)
-            elif isinstance(outcome, BaseException):
-                failure = failure or outcome
-            elif failure is None:
-                assert outcome is not None, publication
-                self._metrics.published(DOOR, not outcome.repeated)
-                done.append(entry_id)
-        await self._acknowledge(done)
-        if failure is not None:
-            raise failure
+        refused: list[tuple[_Entry, RequestError]] = []
+        try:
+            for entry in page:
+                if self._is_closing or not await self._has_lease():
+                    break
+                try:
+                    await self._publish(*self._parse(entry))
+                except RequestError as error:
+                    refused.append((entry, error))
+                else:
+                    done.append(entry.id)
+        finally:
+            # First these: moving the others may need the memory that they take.
+            if done:
+                await self._ask("XDEL", self._stream, *done)
+            await self._bury(refused)
 
-    def _once(self, entry_id: bytes, fields: Fields) -> Once:
+    async def _publish(self, publication: Publication, once: Once) -> None:
+        try:
+            published = await self._bus.publish(publication, once)
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"the store: {error}") from None
+        if published is not None and not published.repeated:
+            self._metrics.published(DOOR)
+
+    def _parse(self, entry: _Entry) -> tuple[Publication, Once]:
+        """What an entry says, checked. Raises RequestError."""
+        if isinstance(entry.words, int):
+            raise LimitExceeded(
+                f"the entry has {entry.words} bytes", code="payload_too_large", status=413
+            )
+        try:
+            fields = inbox.read_fields(entry.words)
+            if self._secret is not None:
+                inbox.verify(fields, self._secret)
+            return inbox.parse_entry(fields, self._limits), self._once(entry.id, fields)
+        except RequestError:
+            raise
+        except Exception:
+            # A fault here, which would happen again every time: the next ones shall have a chance.
+            _log.exception("an inbox entry cannot be read", extra={"entry": entry.id.decode()})
+            raise RequestError("a fault of the daemon", code="internal_error", status=500) from None
+
+    def _once(self, entry_id: bytes, fields: inbox.Fields) -> Once:
+        content = _digest(inbox.signed_text(fields))
+        stream = self._stream.encode()
         key = fields.get(inbox.IDEMPOTENCY_KEY)
-        own = b"id:" + entry_id if key is None else b"key:" + key
-        slot = hashlib.blake2b(b"inbox:%b:%b" % (self._stream.encode(), own), digest_size=16)
-        content = hashlib.blake2b(inbox.signature(fields, b""), digest_size=16)
-        return Once(slot.digest(), content.digest())
+        if key is not None:
+            return Once(_digest(b"inbox key", stream, key), content)
+        # With the content: where the stream is deleted, ids can be given anew.
+        return Once(_digest(b"inbox entry", stream, entry_id, content), content)
 
-    async def _acknowledge(self, entry_ids: Sequence[bytes]) -> None:
-        if entry_ids:
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.xack(self._stream, GROUP, *entry_ids)
-                pipeline.xdel(self._stream, *entry_ids)
-                await pipeline.execute()
+    async def _bury(self, refused: Sequence[tuple[_Entry, RequestError]]) -> None:
+        """Move entries to the dead letters, each with the reason."""
+        for number, (entry, error) in enumerate(refused):
+            moved = await self._ask(
+                *("EVAL", _BURY, 2, self._stream, self._dead, entry.id, error.code, error.detail),
+                *(MAX_DEAD_FIELDS, self._max_dead),
+            )
+            if not moved:
+                continue
+            self._metrics.refused(DOOR, error.code)
+            if number == 0:  # whoever can add entries must not be able to fill the log
+                _log.warning(
+                    "inbox entries cannot be published",
+                    extra={
+                        "entries": len(refused),
+                        "first": entry.id.decode(),
+                        "code": error.code,
+                        "reason": error.detail,
+                    },
+                )
 
-    async def _bury(self, entry_id: bytes, fields: Fields, error: RequestError) -> None:
-        """Keep an entry that cannot be published, with the reason."""
-        self._metrics.refused(DOOR, error.code)
-        _log.warning(
-            "an inbox entry cannot be published",
-            extra={"entry": entry_id.decode(), "code": error.code, "reason": error.detail},
-        )
-        buried: dict[Any, Any] = {
-            **fields,
-            b"dead_id": entry_id,
-            b"dead_code": error.code,
-            b"dead_reason": error.detail,
-        }
-        async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.xadd(self._dead, buried, maxlen=self._max_dead, approximate=True)
-            pipeline.xack(self._stream, GROUP, entry_id)
-            pipeline.xdel(self._stream, entry_id)
-            await pipeline.execute()
+
+def _inbox_unavailable(error: StoreUnavailable) -> StoreUnavailable:
+    return StoreUnavailable(f"the inbox: {error}")
+
+
+def _digest(*parts: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.digest()

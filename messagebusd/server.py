@@ -37,6 +37,7 @@ from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.siblings import Siblings, sibling_socket
 from messagebusd.hub import Hub
 from messagebusd.identity import open_lookup
+from messagebusd.ingest import RedisInbox
 from messagebusd.listeners import (
     LISTEN_BACKLOG,
     announce,
@@ -153,6 +154,7 @@ class Server:
             max_waiting=settings.backend.max_in_memory_publish_backlog,
         )
         limits = PublishLimits(settings.backend.max_data_size, poll.max_channel)
+        self.inbox = self._inbox(limits) if settings.ingest.redis.enabled else None
 
         prefix = f"{settings.server.base_route}message-bus/"
         door = None
@@ -178,6 +180,7 @@ class Server:
             self.metrics,
             self._is_draining,
             serve_metrics=settings.metrics.enabled,
+            inbox=self.inbox,
         )
         internal.add_routes(ops.routes())
         apps = {"public": public, "internal": internal} if split else {"public": public}
@@ -208,6 +211,18 @@ class Server:
             body_timeout=poll.body_timeout,
         )
 
+    def _inbox(self, limits: PublishLimits) -> RedisInbox:
+        settings = self._settings.ingest.redis
+        return RedisInbox(
+            settings.connection(self._settings.backend),
+            self.bus,
+            self.metrics,
+            limits,
+            stream=settings.stream,
+            secret=settings.secret.get_secret_value() if settings.secret else None,
+            max_dead=settings.max_dead,
+        )
+
     async def start(self) -> None:
         """Open the store, then the listeners. Raises MessageBusError or OSError."""
         self._make_room(self._max_polls)
@@ -221,6 +236,8 @@ class Server:
             ]
             for site in self._sites[listener]:
                 await site.start()
+        if self.inbox is not None:
+            self.inbox.start()
         self._measure_lag(self._loop.time())
         # What was built so far lives as long as the process: the collector need not look at it
         # again, and with few cycles made per poll it may look less often at the rest.
@@ -260,6 +277,8 @@ class Server:
         self.hub.abort()
         if self._lag_timer is not None:
             self._lag_timer.cancel()
+        if self.inbox is not None:
+            await self.inbox.close()
         await self.lookup.close()
         await self.bus.close(OUTAGE_SECONDS)
         await self.backend.close()

@@ -9,6 +9,8 @@ import click
 from messagebusd import __version__
 from messagebusd.cli.client import COMMANDS as CLIENT_COMMANDS
 from messagebusd.cli.daemon import COMMANDS as DAEMON_COMMANDS
+from messagebusd.cli.database import db
+from messagebusd.cli.doctor import doctor
 
 __all__ = ["main"]
 
@@ -26,5 +28,5 @@ def main() -> None:
     """
 
 
-for command in (*DAEMON_COMMANDS, *CLIENT_COMMANDS):
+for command in (*DAEMON_COMMANDS, db, doctor, *CLIENT_COMMANDS):
     main.add_command(command)

@@ -95,6 +95,11 @@ _MESSAGE = {"global_id": COUNT, "message_id": COUNT, "channel": CHANNEL, "data":
 _SHOWN_AUDIENCE = dict.fromkeys(_AUDIENCE, _list({}) | {"type": ["array", "null"]})
 _PUBLISHED = {"channel": CHANNEL, "message_id": COUNT, "global_id": COUNT}
 
+_UNAVAILABLE = {
+    "unavailable_workers": _list({"type": "integer", "minimum": 1})
+    | {"description": "Workers whose part is missing here: they did not answer in time"}
+}
+
 SCHEMAS: dict[str, Schema] = {
     "Publication": _object(
         {"channel": CHANNEL, "data": {"description": "Any JSON value"}},
@@ -175,7 +180,8 @@ SCHEMAS: dict[str, Schema] = {
                 )
             ),
             "next": _nullable("string", description="What to pass as after; null at the end"),
-        }
+        },
+        _UNAVAILABLE,
     ),
     "ClientPage": _object(
         {
@@ -192,7 +198,8 @@ SCHEMAS: dict[str, Schema] = {
                 )
             ),
             "next": _nullable("string", description="What to pass as after; null at the end"),
-        }
+        },
+        _UNAVAILABLE,
     ),
     "Stats": _object(
         {
@@ -201,7 +208,8 @@ SCHEMAS: dict[str, Schema] = {
             "last_global_id": COUNT,
             "clients": _object({"long_poll": COUNT, "stream": COUNT}),
             "subscriptions": COUNT,
-        }
+        },
+        _UNAVAILABLE,
     ),
     "Disconnect": {
         **_object({}, {"client_id": {"type": "string"}, "user_id": _ID, "site_id": _NULLABLE_SITE}),

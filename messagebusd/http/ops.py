@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
@@ -13,6 +14,12 @@ from messagebusd.errors import StoreUnavailable
 from messagebusd.metrics import CONTENT_TYPE, Metrics
 
 CHECK_TIMEOUT_SECONDS = 5.0
+
+
+class Inbox(Protocol):
+    """A door that is no listener, as far as it matters here."""
+
+    status: str
 
 
 class OpsDoor:
@@ -25,11 +32,13 @@ class OpsDoor:
         is_draining: Callable[[], bool],
         *,
         serve_metrics: bool,
+        inbox: Inbox | None = None,
     ) -> None:
         self._bus = bus
         self._metrics = metrics
         self._is_draining = is_draining
         self._serve_metrics = serve_metrics
+        self._inbox = inbox
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of the internal listener that need no key."""
@@ -49,6 +58,9 @@ class OpsDoor:
             "accepting": "draining" if self._is_draining() else "ok",
         }
         ready = all(result == "ok" for result in checks.values())
+        if self._inbox is not None:
+            # Told, but no reason to send polls elsewhere: they can be served.
+            checks["inbox"] = self._inbox.status
         return _json(
             200 if ready else 503, {"status": "ok" if ready else "unavailable", "checks": checks}
         )

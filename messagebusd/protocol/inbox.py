@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -29,12 +29,26 @@ _LISTS = (b"user_ids", b"group_ids", b"client_ids")
 _COUNTS = (b"max_backlog_size", b"max_backlog_age")
 _KNOWN = frozenset({*_TEXTS, *_LISTS, *_COUNTS, b"data", IDEMPOTENCY_KEY, SIGNATURE})
 
+Fields = Mapping[bytes, bytes]
+
 _ids = msgspec.json.Decoder(list[Id]).decode
 _count = msgspec.json.Decoder(Count).decode
 
 
-def parse_entry(fields: Mapping[bytes, bytes], limits: PublishLimits) -> Publication:
-    """Read and check one entry, under the rules of every door. Raises RequestError."""
+def read_fields(words: Sequence[bytes]) -> Fields:
+    """The fields of an entry, which Redis hands out as names and values in turn.
+
+    Raises MalformedRequest where a name stands twice: Redis keeps both, and readers differ in
+    which of them counts.
+    """
+    fields = dict(zip(words[::2], words[1::2], strict=True))
+    if 2 * len(fields) != len(words):
+        raise MalformedRequest("a field is given twice")
+    return fields
+
+
+def parse_entry(fields: Fields, limits: PublishLimits) -> Publication:
+    """Check one entry, under the rules of every door. Raises RequestError."""
     for name in fields:
         if name not in _KNOWN:
             shown = name[:64].decode("utf-8", "replace")
@@ -62,21 +76,25 @@ def parse_entry(fields: Mapping[bytes, bytes], limits: PublishLimits) -> Publica
     )
 
 
-def signature(fields: Mapping[bytes, bytes], secret: bytes) -> bytes:
-    """The HMAC-SHA256 of an entry, in hexadecimal.
+def signed_text(fields: Fields) -> bytes:
+    """What of an entry is signed, which is all that it says.
 
-    It is made over all fields but ``signature``, in the order of their names (as bytes), each
-    written as name, space, length of the value in bytes, line feed, value, line feed.
+    These are all fields but ``signature``, in the order of their names (as bytes), each written as
+    name, space, length of the value in bytes, line feed, value, line feed.
     """
-    text = b"".join(
+    return b"".join(
         b"%b %d\n%b\n" % (name, len(value), value)
         for name, value in sorted(fields.items())
         if name != SIGNATURE
     )
-    return hmac.digest(secret, text, "sha256").hex().encode()
 
 
-def verify(fields: Mapping[bytes, bytes], secret: bytes) -> None:
+def signature(fields: Fields, secret: bytes) -> bytes:
+    """The HMAC-SHA256 of an entry's `signed_text`, in hexadecimal."""
+    return hmac.digest(secret, signed_text(fields), "sha256").hex().encode()
+
+
+def verify(fields: Fields, secret: bytes) -> None:
     """Refuse an entry that is not signed with this secret. Raises Unauthorized."""
     given = fields.get(SIGNATURE)
     if given is None:
@@ -95,12 +113,12 @@ def _text(name: bytes, value: bytes) -> str:
 def _list(name: bytes, value: bytes) -> list[Id]:
     try:
         return _ids(value)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidAudience(f"{name.decode()}: {error}") from None
 
 
 def _number(name: bytes, value: bytes) -> int:
     try:
         return _count(value)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest(f"{name.decode()}: {error}") from None

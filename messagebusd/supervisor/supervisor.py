@@ -12,6 +12,7 @@ A first signal has all workers drain, a second one has them hurry.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -20,7 +21,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +63,9 @@ _START = (
     "from messagebusd.supervisor import worker; worker.main(int(sys.argv[1]))"
 )
 
+# Memory as a folder, and the first user id that is a person's.
+_MEMORY = "/dev/shm"
+_FIRST_PERSON = 1000
 _CLEANLY = "exit status 0"
 
 _log = logging.getLogger(__name__)
@@ -69,17 +74,31 @@ _log = logging.getLogger(__name__)
 def run(settings: Settings) -> int:
     """Serve with several workers, until a signal; the process' exit status."""
     try:
-        with tempfile.TemporaryDirectory(prefix="messagebusd-", dir=_parent_folder()) as folder:
-            return asyncio.run(Supervisor(settings, Path(folder)).run())
+        with _private_folder() as folder:
+            return asyncio.run(Supervisor(settings, folder).run())
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _parent_folder() -> str | None:
-    """Memory, where there is a folder in it: metrics are written there with every request."""
-    memory = "/dev/shm"
-    return memory if os.access(memory, os.W_OK | os.X_OK) else None
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder for the workers, that only our user can enter, and nobody tidies up.
+
+    It is in memory if possible: metrics are written there with every request.
+    """
+    given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]  # by systemd
+    # When people log out, their files there are removed.
+    is_ours = os.getuid() < _FIRST_PERSON and os.access(_MEMORY, os.W_OK | os.X_OK)
+    parent = given or (_MEMORY if is_ours else None)
+    with tempfile.TemporaryDirectory(prefix="messagebusd-", dir=parent) as folder:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            # What is old in /tmp is removed, but not what is locked.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield Path(folder)
+        finally:
+            os.close(descriptor)
 
 
 def pause_before_restart(failures: int) -> float:

@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,41 +23,67 @@ from messagebusd.settings import Settings
 from messagebusd.supervisor import supervisor
 from tests.conftest import StartDaemon
 from tests.support.daemon import Daemon, DaemonError
+from tests.support.program import free_port
 from tests.support.rawhttp import RawConnection, Response, encode_request
+from tests.support.redis_server import RedisServer
 
-STORE = {"kind": "redis"}
 WORKERS = 2
 # So many connections that each worker gets some.
 MANY = 32
 
 
-def config(**sections: Mapping[str, Any]) -> dict[str, Any]:
+Configure = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def store(redis_server: RedisServer) -> dict[str, Any]:
+    """A store that workers can share, empty."""
+    redis_server.flush()
+    return {"kind": "redis", "redis": {"url": redis_server.url}}
+
+
+@pytest.fixture
+def config(store: dict[str, Any]) -> Configure:
     """Settings of a daemon with several workers."""
-    return {
-        **sections,
-        "server": {"workers": WORKERS, **sections.get("server", {})},
-        "backend": STORE,
-    }
+
+    def configure(**sections: Mapping[str, Any]) -> dict[str, Any]:
+        server = {"workers": WORKERS, **sections.get("server", {})}
+        return {**sections, "server": server, "backend": store}
+
+    return configure
 
 
-def poll(client: str, channel: str = "/a", position: int = 0) -> bytes:
-    body = json.dumps({channel: position}).encode()
+def poll(client: str, channel: str = "/a", *, streaming: bool = True) -> bytes:
+    body = json.dumps({channel: 0}).encode()
     headers = [("Content-Type", "application/json")]
+    if not streaming:
+        headers.append(("Dont-Chunk", "1"))
     return encode_request("POST", f"/message-bus/{client}/poll", headers=headers, body=body)
 
 
 @asynccontextmanager
 async def polls(
-    daemon: Daemon, count: int = MANY, channel: str = "/a", name: str = "c"
+    daemon: Daemon,
+    count: int = MANY,
+    channel: str = "/a",
+    name: str = "c",
+    *,
+    streaming: bool = True,
 ) -> AsyncIterator[list[Response]]:
-    """Parked polls of clients ``c00``, ``c01`` and so on, each on a connection of its own."""
+    """Polls of clients ``c00``, ``c01`` and so on, each on a connection of its own.
+
+    Those that stream have their first bytes already.
+    """
     async with AsyncExitStack() as stack:
         responses = []
         for number in range(count):
             connection = await stack.enter_async_context(await RawConnection.open(daemon.url))
-            responses.append(connection.send(poll(f"{name}{number:02}", channel)))
-        for response in responses:
-            await response.chunk_count(1)
+            responses.append(
+                connection.send(poll(f"{name}{number:02}", channel, streaming=streaming))
+            )
+        if streaming:
+            for response in responses:
+                await response.chunk_count(1)
         yield responses
 
 
@@ -90,7 +117,7 @@ async def sample(daemon: Daemon, name: str) -> float:
     return sum(map(float, found))
 
 
-async def until(condition: Callable[[], bool], within: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], within: float = 40.0) -> None:
     async with asyncio.timeout(within):
         while not condition():
             await asyncio.sleep(0.01)
@@ -121,10 +148,14 @@ def is_running(pid: int) -> bool:
     return state != "Z"  # nobody may have asked how it ended
 
 
+def content(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
 # -- they are one daemon
 
 
-async def test_the_work_is_shared(start_daemon: StartDaemon) -> None:
+async def test_the_work_is_shared(start_daemon: StartDaemon, config: Configure) -> None:
     daemon = await start_daemon(config(poll={"long_polling_interval": 1.0}))
     assert set(pids(daemon)) == set(range(1, WORKERS + 1))
     assert daemon.pid not in pids(daemon).values()
@@ -133,13 +164,16 @@ async def test_the_work_is_shared(start_daemon: StartDaemon) -> None:
     async with polls(daemon) as responses:
         assert await daemon.stop() == 0
         assert all(each.terminated for each in responses)
+    assert not logged(daemon, "polls ended before their deadline")
     held = {each["worker"]: each["parked"] for each in logged(daemon, "draining")}
     assert set(held) == set(range(1, WORKERS + 1))
     assert sum(held.values()) == MANY
     assert all(held.values())
 
 
-async def test_metrics_are_those_of_all_workers(start_daemon: StartDaemon) -> None:
+async def test_metrics_are_those_of_all_workers(
+    start_daemon: StartDaemon, config: Configure
+) -> None:
     daemon = await start_daemon(config())
     async with polls(daemon) as responses:
         await until_sample(daemon, "parked_polls", MANY)
@@ -156,6 +190,7 @@ async def test_metrics_are_those_of_all_workers(start_daemon: StartDaemon) -> No
 
 async def test_clients_channels_and_numbers_are_those_of_all_workers(
     start_daemon: StartDaemon,
+    config: Configure,
 ) -> None:
     daemon = await start_daemon(config())
     await publish(daemon, "/b")
@@ -178,7 +213,19 @@ async def test_clients_channels_and_numbers_are_those_of_all_workers(
         assert (channel["channel"], channel["subscribers"]) == ("/b", MANY)
 
 
-async def test_the_same_client_on_two_workers_is_found_twice(start_daemon: StartDaemon) -> None:
+async def test_each_worker_holds_its_part_of_the_polls(
+    start_daemon: StartDaemon, config: Configure
+) -> None:
+    daemon = await start_daemon(config(poll={"max_active_clients": WORKERS + 1}))
+    async with polls(daemon) as responses:
+        parts = 2 * WORKERS  # rounded up
+        await until(lambda: sum(not each.over for each in responses) == parts)
+        await until_sample(daemon, "parked_polls", parts)
+
+
+async def test_the_same_client_on_two_workers_is_found_twice(
+    start_daemon: StartDaemon, config: Configure
+) -> None:
     daemon = await start_daemon(config())
     async with AsyncExitStack() as stack:
         for _ in range(MANY):
@@ -193,7 +240,7 @@ async def test_the_same_client_on_two_workers_is_found_twice(start_daemon: Start
         assert found == WORKERS
 
 
-async def test_who_does_not_answer_is_named(start_daemon: StartDaemon) -> None:
+async def test_who_does_not_answer_is_named(start_daemon: StartDaemon, config: Configure) -> None:
     daemon = await start_daemon(config())
     stopped = 2
     os.kill(pids(daemon)[stopped], signal.SIGSTOP)
@@ -210,8 +257,8 @@ async def test_who_does_not_answer_is_named(start_daemon: StartDaemon) -> None:
     assert [status for status, _ in await asyncio.gather(*asked)] == [200] * 16
 
 
-async def test_the_generated_key_is_the_same_for_all(tmp_path: Path) -> None:
-    async with _process(tmp_path, api_key=None) as (process, log):
+async def test_the_generated_key_is_the_same_for_all(tmp_path: Path, store: dict[str, Any]) -> None:
+    async with _process(tmp_path, store, api_key=None) as (process, log):
         assert process.stdout is not None
         introduction = b""
         async with asyncio.timeout(20):
@@ -234,7 +281,7 @@ async def test_the_generated_key_is_the_same_for_all(tmp_path: Path) -> None:
 # -- addresses
 
 
-async def test_a_port_in_use(start_daemon: StartDaemon) -> None:
+async def test_a_port_in_use(start_daemon: StartDaemon, config: Configure) -> None:
     daemon = await start_daemon(config())
     address = daemon.url.removeprefix("http://")
     for workers in (1, 2):
@@ -248,7 +295,9 @@ async def test_a_port_in_use(start_daemon: StartDaemon) -> None:
     assert (await get(daemon, "/livez"))[0] == 200
 
 
-async def test_two_listeners_one_a_unix_socket(start_daemon: StartDaemon, tmp_path: Path) -> None:
+async def test_two_listeners_one_a_unix_socket(
+    start_daemon: StartDaemon, config: Configure, tmp_path: Path
+) -> None:
     path = tmp_path / "bus.sock"
     settings = config(server={"listen": f"unix:{path}", "internal_listen": "127.0.0.1:0"})
     daemon = await start_daemon(settings)
@@ -267,10 +316,10 @@ async def test_two_listeners_one_a_unix_socket(start_daemon: StartDaemon, tmp_pa
     assert await daemon.stop() == 0
 
 
-async def test_a_socket_that_was_passed(tmp_path: Path) -> None:
+async def test_a_socket_that_was_passed(tmp_path: Path, store: dict[str, Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        async with _process(tmp_path, passed=listener) as (process, log):
+        async with _process(tmp_path, store, passed=listener) as (process, log):
             for _ in range(MANY):
                 async with (
                     aiohttp.ClientSession() as session,
@@ -285,7 +334,9 @@ async def test_a_socket_that_was_passed(tmp_path: Path) -> None:
 # -- workers die
 
 
-async def test_a_worker_that_is_killed_is_replaced(start_daemon: StartDaemon) -> None:
+async def test_a_worker_that_is_killed_is_replaced(
+    start_daemon: StartDaemon, config: Configure
+) -> None:
     daemon = await start_daemon(config())
     for _ in range(MANY):
         await publish(daemon)
@@ -334,24 +385,31 @@ async def _keep_asking(daemon: Daemon) -> None:
 
 
 async def test_a_worker_that_does_not_turn_is_killed_and_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(supervisor, "SILENT_BEATS", 3)
     caplog.set_level(logging.INFO)
     settings = Settings.model_validate(
-        {"server": {"listen": "127.0.0.1:0", "workers": WORKERS}, "backend": STORE}
+        {"server": {"listen": "127.0.0.1:0", "workers": WORKERS}, "backend": store}
     )
 
     def ready() -> dict[int, int]:
         return {each.worker: each.pid for each in caplog.records if each.msg == "worker ready"}
 
+    def errors() -> list[str]:
+        return [each.msg for each in caplog.records if each.levelname == "ERROR"]
+
     running = asyncio.create_task(supervisor.Supervisor(settings, tmp_path).run())
     await until(lambda: len(ready()) == WORKERS)
     before = ready()
-    os.kill(before[2], signal.SIGSTOP)
+    with monkeypatch.context() as patience:
+        patience.setattr(supervisor, "SILENT_BEATS", 5)
+        os.kill(before[2], signal.SIGSTOP)
+        await until(lambda: len(errors()) == 2)
+    assert errors() == ["worker does not respond, killing it", "worker ended, starting another one"]
     await until(lambda: ready()[2] != before[2])
-    messages = [each.msg for each in caplog.records if each.levelname == "ERROR"]
-    assert messages == ["worker does not respond, killing it", "worker ended, starting another one"]
     assert ready()[1] == before[1]
     os.kill(os.getpid(), signal.SIGTERM)
     assert await running == 0
@@ -371,7 +429,9 @@ def allow(message, user):
 
 
 @pytest.fixture
-async def with_filter(start_daemon: StartDaemon, tmp_path: Path) -> Callable[..., Any]:
+async def with_filter(
+    start_daemon: StartDaemon, config: Configure, tmp_path: Path
+) -> Callable[..., Any]:
     """Start a daemon with this filter; the named file is in its folder."""
 
     async def start(name: str | None = None) -> Daemon:
@@ -400,6 +460,16 @@ async def test_workers_that_cannot_begin_end_the_daemon(
     assert "Traceback" not in str(caught.value)
 
 
+async def test_a_store_that_is_away_ends_the_daemon(
+    start_daemon: StartDaemon, config: Configure
+) -> None:
+    away = {"kind": "redis", "redis": {"url": f"redis://127.0.0.1:{free_port()}/0"}}
+    with pytest.raises(DaemonError, match=r"exit code 1") as caught:
+        await start_daemon(config() | {"backend": away})
+    assert str(caught.value).count("error: ") == 1
+    assert "Traceback" not in str(caught.value)
+
+
 async def test_a_worker_that_keeps_dying_is_started_again_and_again(
     with_filter: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -409,10 +479,10 @@ async def test_a_worker_that_keeps_dying_is_started_again_and_again(
     before = pids(daemon)[1]
     os.kill(before, signal.SIGKILL)
     message = "worker ended, starting another one"
-    await until(lambda: len(logged(daemon, message)) == 4)
+    await until(lambda: len(logged(daemon, message)) == 3)
     first, *others = logged(daemon, message)
     assert (first["ended"], first["pause"]) == ("signal SIGKILL", 0.0)
-    assert [each["pause"] for each in others] == [0.5, 1.0, 2.0]
+    assert [each["pause"] for each in others] == [0.5, 1.0]
     assert all("it is broken" in each["reason"] for each in others)
     cause.unlink()
     await until(lambda: pids(daemon)[1] != before)
@@ -424,10 +494,8 @@ async def test_a_worker_that_keeps_dying_is_started_again_and_again(
 # -- the end
 
 
-async def test_draining_lets_polls_end_by_themselves(start_daemon: StartDaemon) -> None:
-    daemon = await start_daemon(
-        config(server={"internal_listen": "127.0.0.1:0"}, poll={"long_polling_interval": 2.0})
-    )
+async def test_draining_and_hurrying(start_daemon: StartDaemon, config: Configure) -> None:
+    daemon = await start_daemon(config(server={"internal_listen": "127.0.0.1:0"}))
     async with polls(daemon) as responses:
         daemon.signal(signal.SIGTERM)
         await until(lambda: len(logged(daemon, "draining")) == WORKERS)
@@ -438,29 +506,22 @@ async def test_draining_lets_polls_end_by_themselves(start_daemon: StartDaemon) 
         # whoever publishes meanwhile is heard
         await publish(daemon, data="late")
         for response in responses:
-            await response.finished()
-            assert response.terminated
-            assert response.body.count(b'"late"') == 1
-    assert await daemon.ended() == 0
-    assert not logged(daemon, "polls ended before their deadline")
-    assert daemon.log[-1]["message"] == "stopped"
-
-
-async def test_a_second_signal_ends_polls_with_their_last_frame(start_daemon: StartDaemon) -> None:
-    daemon = await start_daemon(config())
-    async with polls(daemon) as responses:
-        daemon.signal(signal.SIGTERM)
-        await until(lambda: len(logged(daemon, "draining")) == WORKERS)
-        assert not any(each.over for each in responses)
+            await response.chunk_count(2)
+            assert b'"late"' in response.chunks[1].data
+            assert not response.over
+        # a second signal ends polls with their last frame
         daemon.signal(signal.SIGTERM)
         for response in responses:
             await response.finished()
             assert response.terminated
     assert await daemon.ended() == 0
+    assert daemon.log[-1]["message"] == "stopped"
 
 
-async def test_a_signal_to_the_whole_group_counts_once(tmp_path: Path) -> None:
-    async with _process(tmp_path, interval=2.0) as (process, log):
+async def test_a_signal_to_the_whole_group_counts_once(
+    tmp_path: Path, store: dict[str, Any]
+) -> None:
+    async with _process(tmp_path, store, interval=2.0) as (process, log):
         [url] = [json.loads(each)["address"] for each in log if '"listening"' in each]
         async with AsyncExitStack() as stack:
             responses = []
@@ -479,13 +540,13 @@ async def test_a_signal_to_the_whole_group_counts_once(tmp_path: Path) -> None:
         assert not any("polls ended before their deadline" in each for each in log)
 
 
-async def test_workers_without_their_supervisor_end_as_well(start_daemon: StartDaemon) -> None:
-    settings = config(
-        server={"internal_listen": "127.0.0.1:0"}, poll={"long_polling_interval": 3.0}
-    )
-    daemon = await start_daemon(settings)
+async def test_workers_without_their_supervisor_end_as_well(
+    start_daemon: StartDaemon, config: Configure
+) -> None:
+    daemon = await start_daemon(config(server={"internal_listen": "127.0.0.1:0"}))
     workers = pids(daemon).values()
-    async with polls(daemon) as responses:
+    async with polls(daemon, streaming=False) as responses:
+        await until_sample(daemon, "parked_polls", MANY)
         daemon.signal(signal.SIGKILL)
         await until(lambda: len(logged(daemon, "draining")) == WORKERS)
         # A new daemon need not wait for them.
@@ -493,30 +554,28 @@ async def test_workers_without_their_supervisor_end_as_well(start_daemon: StartD
             "listen": daemon.url.removeprefix("http://"),
             "internal_listen": daemon.internal_url.removeprefix("http://"),
         }
-        await start_daemon(config(server=listen))
+        successor = await start_daemon(config(server=listen))
         assert not any(each.over for each in responses)
+        await publish(successor, data="late")
         for response in responses:
             await response.finished()
-            assert response.terminated
+            assert b'"late"' in response.body
     await until(lambda: not any(map(is_running, workers)))
     assert await daemon.ended() == -signal.SIGKILL
 
 
-async def test_nothing_is_left_behind(start_daemon: StartDaemon) -> None:
-    def folders() -> set[Path]:
-        return {each for each in Path("/dev/shm").glob("messagebusd-*") if each not in others}
-
-    others: set[Path] = set()
-    others = folders()
-    daemon = await start_daemon(config())
-    [folder] = folders()
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert await daemon.stop() == 0
-    assert not folder.exists()
-    daemon = await start_daemon(config())
-    [folder] = folders()
-    assert await daemon.kill() == -signal.SIGKILL
-    await until(lambda: not folder.exists())
+async def test_nothing_is_left_behind(start_daemon: StartDaemon, config: Configure) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        # As systemd gives a service a folder of its own.
+        parent, env = Path(name), {"RUNTIME_DIRECTORY": f"{name}:/no/such/folder"}
+        daemon = await start_daemon(config(), env=env)
+        [folder] = content(parent)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert await daemon.stop() == 0
+        assert not content(parent)
+        daemon = await start_daemon(config(), env=env)
+        assert await daemon.kill() == -signal.SIGKILL
+        await until(lambda: not content(parent))
 
 
 # -- a daemon whose process group, environment and output are ours
@@ -525,6 +584,7 @@ async def test_nothing_is_left_behind(start_daemon: StartDaemon) -> None:
 @asynccontextmanager
 async def _process(
     folder: Path,
+    store: dict[str, Any],
     *,
     passed: socket.socket | None = None,
     api_key: str | None = "x",
@@ -534,7 +594,8 @@ async def _process(
     settings = {
         "SERVER__LISTEN": "127.0.0.1:0" if passed is None else f"fd:{passed.fileno()}",
         "SERVER__WORKERS": str(WORKERS),
-        "BACKEND__KIND": STORE["kind"],
+        "BACKEND__KIND": store["kind"],
+        "BACKEND__REDIS__URL": store["redis"]["url"],
         "LOG__FORMAT": "json",
         "POLL__LONG_POLLING_INTERVAL": str(interval),
     }

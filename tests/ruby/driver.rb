@@ -1,0 +1,100 @@
+# frozen_string_literal: true
+
+# A Ruby process of the bus, driven from a test: one JSON object a line on stdin asks it to do
+# something, one a line on stdout is an answer ("id") or a message it was handed ("received").
+#
+# ARGV: {"backend": "redis" or "postgres", "options": {...}, "site": the current site or null}
+
+require "json"
+require "logger"
+require "set" # which Ruby 3.1 does not load by itself, and the gem does not either
+require "message_bus"
+require "message_bus/distributed_cache"
+
+$stdout.sync = true
+OUTPUT = Mutex.new
+
+def say(what)
+  OUTPUT.synchronize { $stdout.puts(JSON.generate(what)) }
+end
+
+def describe(message)
+  {
+    "global_id" => message.global_id.to_i, "message_id" => message.message_id.to_i,
+    "channel" => message.channel, "site_id" => message.site_id, "data" => message.data,
+    "user_ids" => message.user_ids, "group_ids" => message.group_ids,
+    "client_ids" => message.client_ids
+  }
+end
+
+# What is warned of goes to stdout as well.
+class Complaints < Logger
+  def initialize
+    super(nil)
+  end
+
+  def add(severity, message = nil, progname = nil)
+    say("warned" => (message || progname).to_s) if severity >= Logger::WARN
+    true
+  end
+end
+
+CACHES = Hash.new { |caches, key| caches[key] = MessageBus::DistributedCache.new(key) }
+
+def perform(request)
+  case request["do"]
+  when "listen"
+    MessageBus.subscribe { |message| say("received" => describe(message)) }
+    sleep 0.01 until MessageBus.backend_instance.subscribed
+  when "is_listening"
+    MessageBus.backend_instance.subscribed
+  when "publish"
+    options = (request["options"] || {}).transform_keys(&:to_sym)
+    MessageBus.publish(request["channel"], request["data"], **options)
+  when "publish_numbers"
+    (1..request["count"]).map do |number|
+      MessageBus.publish(request["channel"], { "from" => request["from"], "n" => number })
+    end
+  when "last_id"
+    MessageBus.last_id(request["channel"])
+  when "backlog"
+    MessageBus.backlog(request["channel"], request["last_id"]).map { |each| describe(each) }
+  when "global_backlog"
+    MessageBus.global_backlog(request["last_id"]).map { |each| describe(each) }
+  when "destroy"
+    MessageBus.destroy
+  when "cache_open"
+    CACHES[request["cache"]].identity
+  when "cache_set"
+    CACHES[request["cache"]][request["key"]] = request["value"]
+  when "cache_delete"
+    CACHES[request["cache"]].delete(request["key"])
+  when "cache_clear"
+    CACHES[request["cache"]].clear
+  when "cache_contents"
+    CACHES[request["cache"]].hash
+  else
+    raise ArgumentError, request["do"]
+  end
+end
+
+setup = JSON.parse(ARGV.fetch(0))
+options = setup["options"].transform_keys(&:to_sym)
+MessageBus.configure(logger: Complaints.new)
+MessageBus.site_id_lookup { setup["site"] } if setup["site"]
+if setup["backend"] == "redis"
+  MessageBus.configure(backend: :redis, redis_config: options)
+else
+  MessageBus.configure(backend: :postgres, backend_options: options)
+end
+say("ready" => MessageBus::VERSION)
+
+$stdin.each_line do |line|
+  request = JSON.parse(line)
+  begin
+    say("id" => request["id"], "result" => perform(request))
+  rescue StandardError => e
+    say("id" => request["id"], "error" => "#{e.class}: #{e.message}")
+  end
+end
+exit! # its threads are asleep, and would be waited for

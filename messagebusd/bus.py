@@ -149,7 +149,7 @@ class MessageBus:
         ``positions`` go with ``connection.channels``. On return the connection is still registered:
         without another await, either park it or remove it. Where the news are truncated it must
         end after them: live messages may be beyond a part of the backlog that it has not seen.
-        The same goes for a poll that was cut short, which has no news at all. Raises
+        The same goes for a poll that was cut short, whose news have no messages. Raises
         StoreUnavailable, having removed it.
         """
         self.hub.add(connection)
@@ -191,7 +191,7 @@ class _CatchUp:
             if await self._replay(replay):
                 status[replay.channel] = self._reached[replay.channel]
         if connection.is_cut_short:
-            return News(truncated=True)
+            return News(status=connection.withheld_status(), truncated=True)
         if connection.overflowed:
             news.truncated = True
         if not news.truncated:

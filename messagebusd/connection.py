@@ -226,12 +226,14 @@ class Connection(asyncio.Protocol):
                 self._answer(body, CloseReason.ANSWERED)
                 return
             self._write(wire.frame(body))
+        else:
+            # What it has read, and what waits for it, may be of the ids before or of those after.
+            self.cut_short()
         for channel, position in positions.items():
-            # Once more at its end: what is told here may be overtaken by what was read before.
             self._note_filtered(channel, position)
 
     def cut_short(self) -> None:
-        """Answer a poll that is still catching up with nothing: it is not to have any more."""
+        """Have a poll that is still catching up answered without messages."""
         self.is_cut_short = True
         self._pending = None
 

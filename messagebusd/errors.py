@@ -19,6 +19,7 @@
     ├── LookupRefused              the host application answered a lookup with 4xx: pass it on
     ├── LookupUnavailable          the host application could not be asked
     ├── StoreUnavailable           the store cannot be reached
+    │   └── StoreRefused           it works, but will never take this
     ├── SnapshotError              the snapshot file cannot be read or written
     └── ConfigurationError         the settings are wrong
 
@@ -189,6 +190,10 @@ class LookupUnavailable(MessageBusError):
 
 class StoreUnavailable(MessageBusError):
     """The store cannot be reached or does not answer in time."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The store works, but this it does not take, however often it is tried."""
 
 
 class SnapshotError(MessageBusError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from messagebusd.connection import CloseReason, Connection, Delivery, State, Viewer
@@ -56,6 +56,7 @@ class Feed(Protocol):
 
     def offer(self, messages: Sequence[Message]) -> None: ...
     def interrupt(self) -> None: ...
+    def restart(self) -> None: ...
     def end(self) -> None: ...
 
 
@@ -215,7 +216,7 @@ class Hub:
             if channels is None:
                 feed.interrupt()
 
-    def restarted(self, channels: Iterable[str]) -> None:
+    def restarted(self, channels: Collection[str]) -> None:
         """The ids of these channels count from 0 anew: tell who may be ahead of them."""
         positions: dict[Connection, dict[str, int]] = {}
         for channel in channels:
@@ -223,6 +224,9 @@ class Hub:
                 positions.setdefault(connection, {})[channel] = 0
         for connection, restarted in positions.items():
             connection.tell(restarted)
+        for feed, followed in tuple(self._feeds.items()):
+            if followed is not None and not followed.isdisjoint(channels):
+                feed.restart()
 
     def dispatch(self, messages: Sequence[Message]) -> None:
         """Deliver a batch, each channel's messages together and in order."""

@@ -32,14 +32,13 @@ from typing import Any, NamedTuple
 from messagebusd.backends.base import Once
 from messagebusd.backends.redis import open_pipeline
 from messagebusd.bus import MessageBus
-from messagebusd.errors import LimitExceeded, RequestError, StoreUnavailable
+from messagebusd.errors import LimitExceeded, RequestError, StoreRefused, StoreUnavailable
 from messagebusd.metrics import Metrics
 from messagebusd.protocol import inbox
 from messagebusd.protocol.publication import Publication, PublishLimits
 from messagebusd.settings import RedisConnection
 
 DOOR = "redis"
-GROUP = "messagebusd"  # goes away: the doctor still imports it
 PAGE_ENTRIES = 100
 PAGE_BYTES = 1024 * 1024
 # What an entry may have besides the data: 10,000 ids of users, groups and clients each, as UUIDs.
@@ -310,6 +309,8 @@ class RedisInbox:
     async def _publish(self, publication: Publication, once: Once) -> None:
         try:
             published = await self._bus.publish(publication, once)
+        except StoreRefused as error:
+            raise RequestError(f"the store: {error}", code="store_refused", status=500) from None
         except StoreUnavailable as error:
             raise StoreUnavailable(f"the store: {error}") from None
         if published is not None and not published.repeated:

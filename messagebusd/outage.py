@@ -13,9 +13,10 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from messagebusd.backends.base import Once, Published
-from messagebusd.errors import StoreUnavailable
+from messagebusd.errors import StoreRefused, StoreUnavailable
 from messagebusd.protocol.publication import Publication
 
 Publish = Callable[[Publication, Once | None], Awaitable[Published]]
@@ -27,17 +28,25 @@ LONGEST_PAUSE_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
 
+class _Waiting(NamedTuple):
+    """A publication in the queue; ``published`` is for one that may not wait for the store, but
+    must wait for those before it."""
+
+    publication: Publication
+    once: Once | None
+    published: asyncio.Future[Published] | None = None
+
+
 class OutageQueue:
     """See the module's docstring. ``publish`` is the store's; it raises StoreUnavailable."""
 
     def __init__(self, publish: Publish, max_messages: int) -> None:
         self._publish = publish
         self._max_messages = max_messages
-        self._waiting: deque[tuple[Publication, Once]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._flushing: asyncio.Task[None] | None = None
-        # Whether the store failed the latest attempt, and the moment when that is known again.
+        # Whether the store failed the latest attempt.
         self._is_stuck = False
-        self._settled = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -48,32 +57,32 @@ class OutageQueue:
         Raises StoreUnavailable if it does not, or there is no room.
         """
         if not publication.queue_in_memory:
-            await self._wait_for_turn()
-            return await self._publish(publication, once)
+            if not self._waiting:
+                return await self._publish(publication, once)
+            if self._is_stuck:
+                raise StoreUnavailable("earlier messages are still waiting for the store")
+            published: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
+            self._keep(_Waiting(publication, once, published))
+            return await published
         once = once or _a_once_of_its_own()
         if not self._waiting:
             try:
                 return await self._publish(publication, once)
+            except StoreRefused:
+                raise
             except StoreUnavailable as error:
                 if not self._waiting:
                     _log.warning("messages wait for the store", extra={"reason": str(error)})
-        self._keep(publication, once)
+        self._keep(_Waiting(publication, once))
         return None
 
-    def _keep(self, publication: Publication, once: Once) -> None:
+    def _keep(self, waiting: _Waiting) -> None:
         if len(self._waiting) >= self._max_messages:
             raise StoreUnavailable("too many messages are waiting for the store already")
-        self._waiting.append((publication, once))
+        self._waiting.append(waiting)
         if self._flushing is None:
             self._is_stuck = True
             self._flushing = asyncio.create_task(self._flush())
-
-    async def _wait_for_turn(self) -> None:
-        """Let what waits go first, while it goes; fail fast while it does not."""
-        while self._waiting:
-            if self._is_stuck:
-                raise StoreUnavailable("earlier messages are still waiting for the store")
-            await self._settled.wait()
 
     async def close(self, seconds: float) -> None:
         """Give what waits so many seconds to be published; then say how much is lost."""
@@ -81,6 +90,7 @@ class OutageQueue:
         if flushing is None:
             return
         await asyncio.wait((flushing,), timeout=seconds)
+        self._fail_impatient(StoreUnavailable("the daemon is stopping"))
         if self._waiting:
             _log.error("messages that waited for the store are lost", extra={"messages": len(self)})
         flushing.cancel()
@@ -91,28 +101,43 @@ class OutageQueue:
         count = 0
         pause = FIRST_PAUSE_SECONDS
         while self._waiting:
+            publication, once, published = self._waiting[0]
             try:
-                await self._publish(*self._waiting[0])
-            except StoreUnavailable:
-                self._settle(is_stuck=True)
+                done = await self._publish(publication, once)
+            except StoreRefused as error:
+                _refuse(published, error)
+            except StoreUnavailable as error:
+                self._is_stuck = True
+                self._fail_impatient(error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
-            except Exception:
+            except Exception as error:
                 # It was checked before it came here; whatever this is, the others go on.
-                _log.exception("a message that waited for the store cannot be published")
+                _refuse(published, error)
             else:
-                count += 1
+                count += published is None
+                if published is not None and not published.done():
+                    published.set_result(done)
             self._waiting.popleft()
             self._is_stuck, pause = False, FIRST_PAUSE_SECONDS
-            self._settled.clear()
         self._flushing = None
-        self._settle(is_stuck=False)
         _log.info("messages that waited for the store are published", extra={"messages": count})
 
-    def _settle(self, *, is_stuck: bool) -> None:
-        self._is_stuck = is_stuck
-        self._settled.set()
+    def _fail_impatient(self, error: StoreUnavailable) -> None:
+        """Those that may not wait for the store do not."""
+        for each in self._waiting:
+            if each.published is not None and not each.published.done():
+                each.published.set_exception(StoreUnavailable(str(error)))
+        self._waiting = deque(each for each in self._waiting if each.published is None)
+
+
+def _refuse(published: asyncio.Future[Published] | None, error: Exception) -> None:
+    """Let go of a message that cannot be published; if nobody waits for it, say so."""
+    if published is None:
+        _log.error("a message that waited for the store cannot be published", exc_info=error)
+    elif not published.done():
+        published.set_exception(error)
 
 
 def _a_once_of_its_own() -> Once:

@@ -49,7 +49,7 @@ Way = Callable[[Place, int, float], Awaitable[list[Figure]]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for; the process' exit status."""
     options = _parser().parse_args(arguments)
-    scale, rounds = (QUICK, 1) if options.quick else (FULL, options.rounds)
+    scale, rounds = (QUICK, 1) if options.quick else (FULL, ROUNDS)
     cores = Cores.choose()
     machine = {**describe(cores, PACKAGES), **versions()}
     try:
@@ -77,7 +77,6 @@ def _parser() -> argparse.ArgumentParser:
         f"one. {publishing.GEM_CHECKOUT} may name a checkout of the Ruby library.",
     )
     parser.add_argument("--quick", action="store_true", help="a smoke test: small, one round")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to a file")
     parser.add_argument("--write", action="store_true", help=f"write {report.RESULTS.name}")
     return parser

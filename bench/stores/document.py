@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 
@@ -117,9 +118,14 @@ def to_json(machine: Mapping[str, str], rounds: Sequence[Round]) -> str:
     """Every figure of every round."""
     figures = [
         {"part": row_part, "name": row.figure.name, "unit": row.figure.unit}
-        | {"peers": {peer: series.values for peer, series in row.peers.items()}}
+        | {"peers": {peer: _finite(series.values) for peer, series in row.peers.items()}}
         | {"cpu": {peer: series.server_cpu for peer, series in row.peers.items()}}
         for row_part in Part
         for row in _rows(rounds, row_part)
     ]
     return json.dumps({"machine": dict(machine), "figures": figures}, indent=1) + "\n"
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    """JSON has no infinity."""
+    return [value if math.isfinite(value) else None for value in values]

@@ -92,7 +92,7 @@ async def heal(place: Place, watched: int) -> list[Figure]:
             for missed in (names[:1], names[: len(names) * 2 // 5], names):
                 seconds = await _break(way, publisher, watcher, missed)
                 name = (
-                    f"{place.name}, {watched:,} channels watched, {len(missed):,} messages missed"
+                    f"{place.name}, {watched:,} channels watched, messages missed: {len(missed):,}"
                 )
                 figures.append(Figure(name, "ms", 1e3 * seconds, "less"))
             return figures

@@ -35,7 +35,8 @@ listener names, and announces that. First it says that something else may be mis
 the store lost its data. While the break lasts, reads wait or fail.
 
 **Errors.** Every method may raise StoreUnavailable, and does so in bounded time. A publish that
-raised it may have happened nevertheless. ``publish`` and ``claim`` may raise IdempotencyConflict.
+raised it may have happened nevertheless; unless it is StoreRefused, which concerns this message or
+channel only and for good. ``publish`` and ``claim`` may raise IdempotencyConflict.
 Nothing else comes out of a store.
 """
 

@@ -7,6 +7,7 @@ processes send such messages too, on the same channel; everybody ignores the oth
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import secrets
 import time
@@ -24,6 +25,8 @@ FRESH_SECONDS = 10.0
 # Nobody reads them: a few are kept, for whoever looks into the store.
 KEEP_MESSAGES = 10
 KEEP_SECONDS = 3600
+
+_log = logging.getLogger(__name__)
 
 
 class Keepalive:
@@ -111,3 +114,5 @@ class Keepalive:
                 await self._call()
             except StoreUnavailable:
                 continue  # the store says so wherever it matters; here it is only the pulse
+            except Exception:
+                _log.exception("a keepalive failed")

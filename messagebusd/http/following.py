@@ -52,9 +52,19 @@ class Inbox:
     hole, and the subscriber continues after that.
     """
 
-    def __init__(self, max_bytes: int, wants: Callable[[Message], bool] | None) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        wants: Callable[[Message], bool] | None,
+        *,
+        by_global_id: bool = False,
+    ) -> None:
         self._max_bytes = max_bytes
         self._wants = wants
+        # Who resumes by one global id cannot be given what comes below one they have.
+        self._by_global_id = by_global_id
+        self._last_global_id = 0
+        self._is_live = False
         self._messages: deque[Message] = deque()
         self._bytes = 0
         self._something = asyncio.Event()
@@ -68,6 +78,10 @@ class Inbox:
         for message in messages:
             if wants is not None and not wants(message):
                 continue
+            if self._by_global_id:
+                if message.global_id <= self._last_global_id:
+                    continue
+                self._last_global_id = message.global_id
             self._bytes += _size(message)
             if self._bytes > self._max_bytes:
                 self._finish(Ending.OVERFLOW)
@@ -78,6 +92,11 @@ class Inbox:
     def interrupt(self) -> None:
         """Something was missed here: only the store knows."""
         self._finish(Ending.INTERRUPTED)
+
+    def restart(self) -> None:
+        """Ids of a channel that is followed began anew: what is replayed may be of either."""
+        if not self._is_live:
+            self._finish(Ending.INTERRUPTED)
 
     def end(self) -> None:
         """The daemon is about to stop."""
@@ -95,7 +114,8 @@ class Inbox:
         return taken
 
     def keep_only(self, is_news: Callable[[Message], bool]) -> None:
-        """Forget what the replay has brought already."""
+        """Go live: forget what the replay has brought already."""
+        self._is_live = True
         self._messages = deque(each for each in self._messages if is_news(each))
         self._bytes = sum(map(_size, self._messages))
 

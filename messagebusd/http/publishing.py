@@ -15,6 +15,7 @@ from messagebusd.errors import (
     LimitExceeded,
     MalformedRequest,
     RequestError,
+    StoreRefused,
     StoreUnavailable,
 )
 from messagebusd.http.auth import Key, KeyRing
@@ -100,8 +101,14 @@ class PublishDoor:
         return publication
 
     async def _publish(self, publication: Publication, once: Once | None) -> _Outcome:
-        """Publish one message. Raises IdempotencyConflict or StoreUnavailable."""
-        published = await self._bus.publish(publication, once)
+        """Publish one message. Raises RequestError or StoreUnavailable."""
+        try:
+            published = await self._bus.publish(publication, once)
+        except StoreRefused as error:
+            # To be told apart from a store that is away: trying again would not help.
+            raise RequestError(
+                f"the store does not take this message: {error}", code="store_refused", status=422
+            ) from None
         channel = msgspec.json.encode(publication.channel)
         if published is None:
             self._metrics.published(DOOR)

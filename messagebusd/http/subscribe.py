@@ -153,7 +153,11 @@ class SubscribeDoor:
                 f"there are {MAX_SUBSCRIPTIONS} subscriptions already",
                 retry_after=_TOO_MANY_RETRY_SECONDS,
             )
-        inbox = Inbox(self._bus.max_backlog_bytes, following.wants)
+        inbox = Inbox(
+            self._bus.max_backlog_bytes,
+            following.wants,
+            by_global_id=following.channels is None,
+        )
         self.open_subscriptions += 1
         self._metrics.feeds.inc()
         self._bus.hub.add_feed(inbox, following.channels)

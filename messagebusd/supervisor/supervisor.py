@@ -231,6 +231,10 @@ class Supervisor:
             for worker in self._workers:
                 if (process := worker.process) is None:
                     continue
+                if process.popen.poll() is not None:
+                    # A program that it had started may keep the socket open.
+                    process.hang_up()
+                    continue
                 process.silent_beats += 1
                 if process.silent_beats == SILENT_BEATS:
                     fields = {"worker": worker.number, "pid": process.popen.pid}
@@ -307,6 +311,9 @@ class _Process:
 
     def tell(self, order: bytes) -> None:
         self._writer.write(order + b"\n")
+
+    def hang_up(self) -> None:
+        self._writer.transport.abort()
 
 
 class _Ending(NamedTuple):

@@ -91,6 +91,27 @@ async def test_daemons_commit_ids_in_order_and_announce_each_once_in_order(store
         assert (each.reports.gaps, each.reports.ignored, each.listener.breaks) == (0, [], [])
 
 
+async def test_nobody_commits_before_who_has_a_lower_id(store, other):
+    store.sql(
+        "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END $$"
+    )
+    store.sql(
+        "CREATE TRIGGER linger AFTER INSERT ON message_bus FOR EACH ROW"
+        " WHEN (NEW.channel = '/slow') EXECUTE FUNCTION linger()"
+    )
+    try:
+        slow = asyncio.create_task(store.publish("/slow"))
+        async with asyncio.timeout(5):
+            while store.sql("SELECT last_value FROM message_bus_id_seq WHERE is_called") != "1":
+                await asyncio.sleep(0)
+        assert await other.publish("/fast") == 2
+        assert store.sql("SELECT count(*) FROM message_bus") == "2"
+        assert await slow == 1
+    finally:
+        store.sql("DROP FUNCTION linger CASCADE")
+
+
 @pytest.mark.parametrize("size", [7999, 8000, 8001, 100_000])
 async def test_what_is_too_large_to_be_notified_is_announced_by_its_id(store, other, size):
     text = "x" * (size - len(f"1|1|/a|{envelope('')}") - 2)

@@ -323,11 +323,16 @@ def write(store: PlainPostgresStore, statements: list[str]) -> None:
 
 
 async def settle(store: PlainPostgresStore) -> None:
-    """Wait until everything that was notified is announced, or ignored."""
+    """Wait until everything that was notified is announced, or ignored, and this, which is not."""
     subscriber = store.backend._subscriber
+    count = store.reports.ignored.count("malformed")
+    store.sql(f"SELECT pg_notify('{NOTIFY_CHANNEL}', 'no message')")
     async with asyncio.timeout(5):
-        await subscriber._link.fetch("SELECT 1")
-        while subscriber.order.is_behind or subscriber._late or subscriber._notices._waiting:
+        while (
+            store.reports.ignored.count("malformed") == count
+            or subscriber.order.is_behind
+            or subscriber._late
+        ):
             await asyncio.sleep(0.01)
 
 

@@ -10,9 +10,10 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import pytest
@@ -380,7 +381,7 @@ async def test_what_is_added_while_the_daemon_is_down_is_published_when_it_is_ba
 
 
 class Writers:
-    """Add numbers to a few channels all the time, as an owned task."""
+    """Add numbers to a few channels all the time, within ``async with``."""
 
     def __init__(self, client: redis.asyncio.Redis, channels: Sequence[str]) -> None:
         self.channels = channels
@@ -388,26 +389,48 @@ class Writers:
         self._client = client
         self._is_stopping = False
 
-    async def run(self) -> None:
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Add nothing more."""
+        self._is_stopping = True
+        await self._task
+
+    async def _run(self) -> None:
         while not self._is_stopping:
             for channel in self.channels:
                 await self._client.xadd(STREAM, entry(channel, {"n": self.added}))
             self.added += 1
             await asyncio.sleep(0.002)
 
-    def stop(self) -> None:
-        self._is_stopping = True
+
+@asynccontextmanager
+async def polling(
+    daemon: Daemon, channels: Sequence[str], count: int
+) -> AsyncIterator[list[Subscriber]]:
+    """Subscribers that poll all the time."""
+    watching = [Subscriber([daemon.url], f"c{n}", channels, 1, 7) for n in range(count)]
+    tasks = [asyncio.create_task(each.run()) for each in watching]
+    try:
+        yield watching
+    finally:
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@pytest.mark.timeout(150)
 async def test_nothing_is_lost_or_doubled_when_the_daemon_is_killed(
     server: RedisServer, client: redis.asyncio.Redis, start_daemon: StartDaemon
 ) -> None:
     daemon = await start_daemon(with_redis(server))
-    writers = Writers(client, ["/a", "/b", "/c"])
-    async with asyncio.TaskGroup() as group:
-        group.create_task(writers.run())
-        watching = [Subscriber([daemon.url], f"c{n}", writers.channels, 1, 7) for n in range(3)]
-        polls = [group.create_task(each.run()) for each in watching]
+    channels = ["/a", "/b", "/c"]
+    async with polling(daemon, channels, 3) as watching, Writers(client, channels) as writers:
         for _ in range(3):
             await until(lambda: seen(watching[0]) > 30, "a few messages")
             await daemon.kill()
@@ -416,14 +439,12 @@ async def test_nothing_is_lost_or_doubled_when_the_daemon_is_killed(
             before = seen(watching[0])
             await daemon.restart()
             await until(lambda before=before: seen(watching[0]) > before + 30, "some more")
-        writers.stop()
+        await writers.stop()
         await drained(client, within=40)
-        total = writers.added * len(writers.channels)
+        total = writers.added * len(channels)
         await until(lambda: all(seen(each) >= total for each in watching), "everything")
-        for each in polls:
-            each.cancel()
     expected = list(range(writers.added))
-    for channel in writers.channels:
+    for channel in channels:
         assert await numbers(daemon, channel) == expected
         for each in watching:
             assert each.got[channel] == expected
@@ -434,18 +455,17 @@ def seen(subscriber: Subscriber) -> int:
     return sum(map(len, subscriber.got.values()))
 
 
+@pytest.mark.timeout(150)
 async def test_one_of_two_daemons_reads_and_the_other_takes_over(
     server: RedisServer, client: redis.asyncio.Redis, start_daemon: StartDaemon
 ) -> None:
     config = {**with_redis(server), "server": {"workers": 2}}
     daemons = [await start_daemon(config), await start_daemon(with_redis(server))]
-    writers = Writers(client, ["/a", "/b"])
 
     async def published(daemon: Daemon) -> float:
         return await counted(daemon, 'publishes_total{door="redis"}')
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(writers.run())
+    async with Writers(client, ["/a", "/b"]) as writers:
         await until(lambda: writers.added > 200, "some entries")
         counts = [await published(each) for each in daemons]
         reading = daemons[0] if counts[0] else daemons[1]
@@ -465,7 +485,6 @@ async def test_one_of_two_daemons_reads_and_the_other_takes_over(
             return await published(reading) > 0
 
         await until(has_taken_over_again, "the first to read again")
-        writers.stop()
     await drained(client, within=40)
     for channel in writers.channels:
         assert await numbers(reading, channel) == list(range(writers.added))
@@ -476,17 +495,14 @@ async def test_even_two_readers_keep_order_and_publish_once(
 ) -> None:
     """The lease spares work; it is not what order depends on."""
     daemons = [await start_daemon(with_redis(server)) for _ in range(2)]
-    writers = Writers(client, ["/a", "/b"])
 
     async def both_read() -> bool:
         await client.delete(READER)
         counts = [await counted(each, 'publishes_total{door="redis"}') for each in daemons]
         return min(counts) > 20
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(writers.run())
+    async with Writers(client, ["/a", "/b"]) as writers:
         await until(both_read, "both to read")
-        writers.stop()
     await drained(client)
     for channel in writers.channels:
         assert await numbers(daemons[0], channel) == list(range(writers.added))
@@ -500,7 +516,16 @@ async def test_who_has_lost_the_lease_stops_reading(
     await drained(client)
     await client.set(READER, "another")
     await client.xadd(STREAM, entry("/foo", {"n": 2}))
-    await asyncio.sleep(3)  # longer than it waits for entries and for the lease
+
+    async def asked() -> int:
+        return int((await client.info("commandstats"))["cmdstat_eval"]["calls"])
+
+    before = await asked()
+
+    async def has_asked_often() -> bool:
+        return await asked() >= before + 3
+
+    await until(has_asked_often, "the daemon to ask for the lease")
     assert await numbers(daemon, "/foo") == [1]
     assert await client.get(READER) == "another"
     assert await inbox_status(daemon) == (200, "ok")
@@ -510,13 +535,12 @@ async def test_who_has_lost_the_lease_stops_reading(
     assert await numbers(daemon, "/foo") == [1, 2]
 
 
+@pytest.mark.timeout(150)
 async def test_a_worker_that_is_killed_is_no_loss(
     server: RedisServer, client: redis.asyncio.Redis, start_daemon: StartDaemon
 ) -> None:
     daemon = await start_daemon({**with_redis(server), "server": {"workers": 2}})
-    writers = Writers(client, ["/a", "/b"])
-    async with asyncio.TaskGroup() as group:
-        group.create_task(writers.run())
+    async with Writers(client, ["/a", "/b"]) as writers:
         for worker in (1, 2):
             target = writers.added + 50
             await until(lambda target=target: writers.added > target, "some entries")
@@ -526,11 +550,14 @@ async def test_a_worker_that_is_killed_is_no_loss(
                 if each["message"] == "worker ready"
             }
             os.kill(pids[worker], signal.SIGKILL)
-        writers.stop()
     await drained(client)
     for channel in writers.channels:
         assert await numbers(daemon, channel) == list(range(writers.added))
-    assert await counted(daemon, "inbox_entries") == 0
+
+    async def is_nothing_left() -> bool:
+        return await counted(daemon, "inbox_entries") == 0
+
+    await until(is_nothing_left, "the metric to say that nothing waits")
 
 
 # -- faults
@@ -590,22 +617,21 @@ async def test_connections_that_are_reset_are_no_loss(
         url = f"redis://127.0.0.1:{to_inbox.port}/0"
         config = {**with_memory(server, url=url), "backend": store.behind(to_store.port)}
         daemon = await start_daemon({**config, "poll": {"long_polling_interval": 5.0}})
-        writers = Writers(client, ["/a", "/b"])
-        watching = Subscriber([daemon.url], "c", writers.channels, 1, 7)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(writers.run())
-            polling = group.create_task(watching.run())
+        channels = ["/a", "/b"]
+        async with (
+            polling(daemon, channels, 1) as (watching,),
+            Writers(client, channels) as writers,
+        ):
             for proxy in (to_store, to_inbox, to_store, to_inbox):
                 before = seen(watching)
                 await until(lambda before=before: seen(watching) > before + 20, "some messages")
                 proxy.reset()
-            writers.stop()
+            await writers.stop()
             await drained(client)
-            total = writers.added * len(writers.channels)
+            total = writers.added * len(channels)
             await until(lambda: seen(watching) >= total, "everything")
-            polling.cancel()
         expected = list(range(writers.added))
-        for channel in writers.channels:
+        for channel in channels:
             assert await numbers(daemon, channel) == expected
             assert watching.got[channel] == expected
         await daemon.close()
@@ -641,6 +667,19 @@ async def test_entries_wait_while_the_store_is_away(
     messages = [each["message"] for each in daemon.log]
     assert messages.count("the inbox is not read") == 1
     assert messages.count("the inbox is read again") == 1
+
+
+async def test_what_the_store_will_never_take_does_not_hold_up_the_rest(
+    server: RedisServer, client: redis.asyncio.Redis, start_daemon: StartDaemon
+) -> None:
+    daemon = await start_daemon(with_redis(server))
+    await client.set("__mb_backlog_n_/broken", "no sorted set")
+    await client.xadd(STREAM, entry("/broken", 1))
+    await client.xadd(STREAM, entry("/foo", {"n": 1}))
+    await drained(client)
+    assert await numbers(daemon, "/foo") == [1]
+    ((_, letter),) = await client.xrange(DEAD)
+    assert letter["dead_code"] == "store_refused"
 
 
 async def test_the_daemon_serves_while_the_inbox_is_away(

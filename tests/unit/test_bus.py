@@ -349,3 +349,20 @@ async def test_nonsense_on_the_control_channel_does_nothing():
         await world.backend.publish(Publication("/__messagebusd_control", data))
     await asyncio.sleep(0)
     assert connection.state is State.PARKED
+
+
+async def test_ids_that_begin_anew_everywhere_end_a_poll_that_catches_up():
+    """What it has read may be of the ids before or of those after: its next poll reads all."""
+    world = World()
+    for _ in range(3):
+        await world.publish()
+    attaching = asyncio.create_task(world.poll({"/a": 0}))
+    await asyncio.sleep(0)
+    world.bus.restarted(["/a", "/b"])
+    for _ in range(10):
+        world.backend.permits.release()
+    connection, transport = await attaching
+    assert connection.state is State.CLOSED
+    positions = {"/a": 2}
+    assert follow(transport, positions) == []
+    assert positions == {"/a": 0}

@@ -439,14 +439,31 @@ def test_a_long_poll_is_answered_when_ids_began_anew(world):
     world.assert_empty_after(poll)
 
 
-def test_a_poll_that_catches_up_is_told_at_its_end(world):
+def test_a_poll_that_catches_up_is_cut_short(world):
     poll = world.connect("/a")
     world.hub.restarted(["/a"])
-    poll.settle({"/a": 0})
-    poll.park(RecordingTransport(), 0)
-    world.hub.park(poll)
-    poll.close(CloseReason.DEADLINE)
-    assert poll.transport.frames[-1][0]["data"] == {"/a": 0}
+    assert poll.is_cut_short
+    assert poll.withheld_status() == {"/a": 0}
+
+
+def test_feeds_are_told_of_breaks_as_far_as_they_are_concerned(world):
+    told = []
+
+    class Feed:
+        def __init__(self, name):
+            self.name = name
+
+        def interrupt(self):
+            told.append((self.name, "interrupt"))
+
+        def restart(self):
+            told.append((self.name, "restart"))
+
+    for name, channels in (("a", frozenset({"/a"})), ("b", frozenset({"/b"})), ("all", None)):
+        world.hub.add_feed(Feed(name), channels)
+    world.hub.restarted(["/a", "/c"])
+    world.hub.interrupted()
+    assert told == [("a", "restart"), ("all", "interrupt")]
 
 
 # -- the whole

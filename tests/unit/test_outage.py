@@ -8,7 +8,7 @@ import pytest
 
 from messagebusd import outage
 from messagebusd.backends.base import Published
-from messagebusd.errors import StoreUnavailable
+from messagebusd.errors import StoreRefused, StoreUnavailable
 from messagebusd.outage import OutageQueue
 from messagebusd.protocol.publication import Publication
 
@@ -24,6 +24,8 @@ class Store:
         await asyncio.sleep(0)
         if self.away:
             raise StoreUnavailable("away")
+        if publication.channel == "/spoilt":
+            raise StoreRefused("its key holds something else")
         if once is None or once not in self.seen:
             self.stored.append(publication)
             self.seen.add(once)
@@ -128,3 +130,44 @@ async def test_what_is_lost_at_the_end_is_said(store, caplog):
     await queue.close(0.01)
     (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
     assert (record.message, record.messages) == ("messages that waited for the store are lost", 1)
+
+
+async def test_one_that_the_store_never_takes_holds_nobody_up(queue, store, caplog):
+    with pytest.raises(StoreRefused):
+        await queue.publish(Publication("/spoilt", b"1", queue_in_memory=True), None)
+    store.away = True
+    await queue.publish(Publication("/spoilt", b"1", queue_in_memory=True), None)
+    await queue.publish(message(2), None)
+    store.away = False
+    await flushed(queue)
+    assert [each.data for each in store.stored] == [b"2"]
+    assert [each.message for each in caplog.records if each.levelname == "ERROR"] == [
+        "a message that waited for the store cannot be published"
+    ]
+
+
+async def test_while_the_queue_moves_everybody_keeps_their_place(queue, store):
+    store.away = True
+    await queue.publish(message(1), None)
+    store.away = False
+    async with asyncio.timeout(5):
+        while queue._is_stuck and len(queue):
+            await asyncio.sleep(0)
+    await asyncio.gather(
+        *(queue.publish(message(n, may_wait=n % 2 == 0), None) for n in (3, 4, 5)),
+        return_exceptions=True,
+    )
+    await flushed(queue)
+    numbers = [int(each.data) for each in store.stored]
+    assert numbers == sorted(numbers)
+
+
+async def test_who_may_not_wait_is_told_when_the_queue_stops_moving(queue, store):
+    queue._waiting.append(outage._Waiting(message(1), None))
+    impatient = asyncio.create_task(queue.publish(message(2, may_wait=False), None))
+    await asyncio.sleep(0)
+    store.away = True
+    queue._flushing = asyncio.create_task(queue._flush())
+    with pytest.raises(StoreUnavailable):
+        await impatient
+    assert len(queue) == 1

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -42,6 +43,7 @@ from messagebusd.backends.postgres.pool import Pool, connect
 from messagebusd.backends.postgres.publisher import Publisher
 from messagebusd.backends.postgres.rows import decode_rows
 from messagebusd.backends.postgres.schema import require_tables
+from messagebusd.backends.postgres.sharing import SharedLookups, SharedReads
 from messagebusd.backends.postgres.trimming import Trimmer
 from messagebusd.errors import IdempotencyConflict, StoreUnavailable
 from messagebusd.protocol.catchup import LastId
@@ -55,6 +57,9 @@ T = TypeVar("T")
 
 # Between two attempts to find another server, or a table that was made anew.
 LOOK_ANEW_SECONDS = 2.0
+_CHANGES = (asyncpg.ReadOnlySQLTransactionError, asyncpg.UndefinedTableError)
+# A read that many share may have to wait for the one before it.
+CROWD_TIMEOUTS = 3
 # Messages whose time of publishing is remembered until they are announced.
 MAX_UNDER_WAY = 10_000
 
@@ -79,6 +84,8 @@ class PostgresBackend(Backend):
         # When these were published here: for messages whose announcement is still under way.
         self._published_at: dict[int, float] = {}
         self._looked_anew_at = float("-inf")
+        self._last_ids = SharedLookups(self._read_last_ids)
+        self._backlogs = SharedReads(self._read_backlog)
         self._keepalive = Keepalive(
             self.publish, interval=keepalive_interval, timeout=3 * settings.timeout, clock=clock
         )
@@ -87,7 +94,8 @@ class PostgresBackend(Backend):
         settings = self._settings
         self._pool = Pool(
             lambda: connect(settings, settings.url),
-            max(1, settings.pool_size - 1),
+            # Trimming may hold one of them for a while.
+            max(2, settings.pool_size - 1),
             settings.timeout,
             self._on_failure,
         )
@@ -106,7 +114,7 @@ class PostgresBackend(Backend):
         self._subscriber.listener = self._listener
         self._trimmer = Trimmer(self._pool.fetch, self._retention)
         self._publisher = Publisher(
-            self._publishing.fetch,
+            self._publishing.fetch_unshielded,
             settings.notify_channel,
             large_channel(settings.notify_channel),
             timeout=settings.timeout,
@@ -123,6 +131,8 @@ class PostgresBackend(Backend):
         await self._keepalive.stop()
         await self._publisher.close()
         await self._trimmer.close()
+        await self._last_ids.close()
+        await self._backlogs.close()
         await self._subscriber.stop()
         await self._publishing.close()
         await self._pool.close()
@@ -154,16 +164,16 @@ class PostgresBackend(Backend):
     async def last_ids(self, channels: Sequence[str]) -> Mapping[str, LastId]:
         if not channels:
             return {}
-        names = list(channels)
-        rows = await self._read(
-            lambda last_id: self._pool.fetch(statements.LAST_IDS, names, last_id), _highest
-        )
-        return {name: self._last_id(name, last_id) for name, last_id in rows}
+        try:
+            async with asyncio.timeout(CROWD_TIMEOUTS * self._settings.timeout):
+                return await self._last_ids.get(channels)
+        except TimeoutError:
+            raise StoreUnavailable("too many reads wait for the server") from None
 
     async def backlog(
         self, channel: str, after_id: int, *, max_messages: int, max_bytes: int
     ) -> Backlog:
-        return await self._page(statements.CHANNEL_PAGE, after_id, max_messages, max_bytes, channel)
+        return await self._backlogs.get((channel, after_id, max_messages, max_bytes))
 
     async def lookback(self, channel: str, count: int) -> int:
         rows = await self._read(
@@ -218,6 +228,16 @@ class PostgresBackend(Backend):
 
     # -- inside ------------------------------------------------------------------------------
 
+    async def _read_last_ids(self, channels: Sequence[str]) -> Mapping[str, LastId]:
+        rows = await self._read(
+            lambda last_id: self._pool.fetch(statements.LAST_IDS, channels, last_id), _highest
+        )
+        return {name: self._last_id(name, last_id) for name, last_id in rows}
+
+    async def _read_backlog(self, part: tuple[str, int, int, int]) -> Backlog:
+        channel, after_id, max_messages, max_bytes = part
+        return await self._page(statements.CHANNEL_PAGE, after_id, max_messages, max_bytes, channel)
+
     async def _connect_directly(self) -> asyncpg.Connection:
         settings = self._settings
         connection = await connect(settings, settings.listen_url or settings.url)
@@ -259,7 +279,7 @@ class PostgresBackend(Backend):
         else:
             last_id = max(stored, latest.id)
         if last_id:
-            order.remember(channel, last_id, now)
+            order.remember_read(channel, last_id, now)
         return LastId(last_id, last_id)
 
     async def _page(
@@ -273,7 +293,7 @@ class PostgresBackend(Backend):
             rows = await self._read(partial(self._fetch_page, query, after_id, bounds), _highest)
             messages = decode_rows(rows[:max_messages], self._observer)
             has_more = bool(rows) and rows[0]["all"] > min(len(rows), max_messages)
-            after_id = rows[-1]["id"] if rows else after_id
+            after_id = rows[:max_messages][-1]["id"] if rows else after_id
         for index, message in enumerate(messages):
             max_bytes -= len(message.encoded)
             if max_bytes < 0 and index:

@@ -12,7 +12,7 @@ import ssl
 
 import asyncpg
 
-from messagebusd.errors import StoreUnavailable
+from messagebusd.errors import StoreRefused, StoreUnavailable
 
 _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     (TimeoutError, "the server does not answer in time"),
@@ -60,10 +60,6 @@ FAILURES = (
 )
 
 
-class StatementRefused(StoreUnavailable):
-    """The server works, but these values it does not take."""
-
-
 def describe(error: BaseException) -> str:
     """A failure in a few words."""
     for kinds, reason in _REASONS:
@@ -81,5 +77,5 @@ def describe(error: BaseException) -> str:
 
 def translate(error: BaseException) -> StoreUnavailable:
     """A failure as the error that leaves a store."""
-    kind = StatementRefused if isinstance(error, _REFUSALS) else StoreUnavailable
+    kind = StoreRefused if isinstance(error, _REFUSALS) else StoreUnavailable
     return kind(describe(error))

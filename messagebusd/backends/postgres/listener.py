@@ -309,12 +309,13 @@ class Subscriber:
         """Read the table after what was announced, page by page, each of which is settled."""
         query = statements.GLOBAL_PAGE if channels is None else statements.CHANNELS_PAGE
         more = () if channels is None else (channels,)
-        after, left = self.order.seen, 1
-        while left > 0 and after < last_id:
+        after, goes_on = self.order.seen, True
+        while goes_on and after < last_id:
             rows = await self._link.fetch(query, after, last_id, PAGE_MESSAGES, PAGE_BYTES, *more)
             self.order.found(decode_rows(rows, self._observer))
-            left = rows[0]["all"] - len(rows) if rows else 0
-            if left > 0:
+            # A page that is longer than asked for does not know what comes after it.
+            goes_on = len(rows) > PAGE_MESSAGES or bool(rows and rows[0]["all"] > len(rows))
+            if goes_on:
                 after = rows[-1]["id"]
                 settle(after)
 

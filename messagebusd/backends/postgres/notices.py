@@ -11,6 +11,7 @@ from typing import NamedTuple
 import asyncpg
 
 from messagebusd.backends.base import Observer
+from messagebusd.backends.postgres import statements
 from messagebusd.protocol.message import Message
 from messagebusd.protocol.stored import decode_payload
 
@@ -75,8 +76,8 @@ class Notices:
             return
         try:
             message = decode_payload(text.encode())
-            if message.global_id != message.message_id:
-                raise ValueError("the ids differ")
+            if message.global_id != message.message_id or message.global_id > statements.LAST_ID:
+                raise ValueError("no id of this table")
         except ValueError:
             self._observer.store_ignored("malformed")
             # It may still be a message, in a form that we cannot read: then its id is used up.

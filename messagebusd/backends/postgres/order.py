@@ -54,6 +54,8 @@ class Order:
         self._ahead: OrderedDict[int, None] = OrderedDict()
         self._latest: OrderedDict[str, Latest] = OrderedDict()
         self._forgotten_to = 0
+        # What was read of channels whose messages may be trimmed away since.
+        self._read: OrderedDict[str, Latest] = OrderedDict()
 
     @property
     def is_behind(self) -> bool:
@@ -61,8 +63,11 @@ class Order:
         return self.target > self.seen
 
     def latest(self, channel: str) -> Latest | None:
-        """The latest announced message of a channel, as far as that is remembered."""
-        return self._latest.get(channel)
+        """The latest message of a channel, read or announced, as far as that is remembered."""
+        announced, read = self._latest.get(channel), self._read.get(channel)
+        if announced is None or read is None:
+            return announced or read
+        return max(announced, read)
 
     def expect(self, last_id: int) -> None:
         """Ids up to this one are in use: what is not announced of them is missing."""
@@ -140,6 +145,16 @@ class Order:
         if len(self._latest) > MAX_CHANNELS:
             _, oldest = self._latest.popitem(last=False)
             self._forgotten_to = max(self._forgotten_to, oldest.id)
+
+    def remember_read(self, channel: str, last_id: int, now: float) -> None:
+        """Note the latest id of a channel that a read has seen. It says nothing about what was
+        announced: something older of the channel may still be."""
+        latest = self._read.pop(channel, None)
+        if latest is None or latest.id < last_id:
+            latest = Latest(last_id, now)
+        self._read[channel] = latest
+        if len(self._read) > MAX_CHANNELS:
+            self._read.popitem(last=False)
 
     def _hold(self, message_id: int, message: Message | None) -> None:
         if self._held.get(message_id) is not None:

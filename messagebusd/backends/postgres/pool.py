@@ -45,7 +45,12 @@ async def connect(settings: PostgresSettings, url: str) -> asyncpg.Connection:
                 statement_cache_size=0 if has_pooler else 100,
                 server_settings={"application_name": APPLICATION_NAME},
             )
-    except (*FAILURES, ValueError) as error:
+    except ValueError:
+        # Its text quotes the URL, password and all.
+        raise StoreUnavailable(
+            "the URL cannot be used: special characters in a password are percent-encoded"
+        ) from None
+    except FAILURES as error:
         raise translate(error) from error
     return connection
 
@@ -76,10 +81,16 @@ class Pool:
     async def fetch(
         self, query: str, *values: object, seconds: float | None = None
     ) -> Sequence[asyncpg.Record]:
-        """Run a statement. Raises StoreUnavailable, as StatementRefused for bad values."""
+        """Run a statement. Raises StoreUnavailable, as StoreRefused for bad values."""
         if self._is_closed:
             raise StoreUnavailable("the store is closed")
         return await asyncio.shield(self._own(self._fetch(query, values, seconds or self._timeout)))
+
+    async def fetch_unshielded(self, query: str, *values: object) -> Sequence[asyncpg.Record]:
+        """The same without a task, for somebody who is cancelled only when all ends."""
+        if self._is_closed:
+            raise StoreUnavailable("the store is closed")
+        return await self._fetch(query, values, self._timeout)
 
     async def close(self) -> None:
         """Close all connections; what is under way fails."""
@@ -99,11 +110,7 @@ class Pool:
     async def _fetch(
         self, query: str, values: tuple[object, ...], seconds: float
     ) -> Sequence[asyncpg.Record]:
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise StoreUnavailable("all connections to the server are busy") from None
+        await self._wait_for_turn()
         connection = None
         try:
             connection = await self._take()
@@ -121,6 +128,16 @@ class Pool:
             raise translate(error) from error
         self._give_back(connection)
         return rows
+
+    async def _wait_for_turn(self) -> None:
+        if not self._turns.locked():
+            await self._turns.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("all connections to the server are busy") from None
 
     def _give_back(self, connection: asyncpg.Connection | None) -> None:
         if connection is not None and not connection.is_closed():

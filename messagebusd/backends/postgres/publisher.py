@@ -15,8 +15,7 @@ from typing import Any
 
 from messagebusd.backends.base import Once, Published
 from messagebusd.backends.postgres import statements
-from messagebusd.backends.postgres.errors import StatementRefused
-from messagebusd.errors import IdempotencyConflict, StoreUnavailable
+from messagebusd.errors import IdempotencyConflict, StoreRefused, StoreUnavailable
 
 # One group.
 MAX_GROUP_MESSAGES = 500
@@ -126,7 +125,7 @@ class Publisher:
     async def _publish(self, group: Sequence[_Entry]) -> None:
         try:
             await (self._store if any(each.once for each in group) else self._store_plain)(group)
-        except StatementRefused as error:
+        except StoreRefused as error:
             # Nothing of the group was stored; one of them is to blame.
             if len(group) == 1:
                 self._fail(group, error)

@@ -112,7 +112,7 @@ class Announcements:
         self._waiting[:earlier] = kept
 
     def heard(self, after: int, up_to: int) -> dict[int, Message]:
-        """What waits of these global ids; whatever has an earlier one comes too late."""
+        """What waits of these global ids; what has an earlier one is known, or comes too late."""
         heard = {}
         for each in self._waiting:
             if after < each.global_id <= up_to:
@@ -120,6 +120,19 @@ class Announcements:
             elif each.global_id <= after:
                 self._observer.store_ignored("late")
         return heard
+
+    def displaced(self, up_to: int) -> list[Message]:
+        """What waits although its id was announced already, with something else."""
+        known = self.recent.knows
+        return [each for each in self._waiting if each.global_id <= up_to and not known(each)]
+
+    def announce_displaced(self, messages: Sequence[Message]) -> None:
+        """Hand over those of these messages whose ids something foreign had taken."""
+        fresh = [each for each in messages if not self.recent.knows(each)]
+        for each in fresh:
+            self.recent.add(each)
+        if fresh and self.listener is not None:
+            self.listener.dispatch(fresh)
 
     def announce(self, messages: Sequence[Message], up_to: int) -> None:
         """Hand over messages that fill a hole, up to this global id."""

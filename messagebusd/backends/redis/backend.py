@@ -36,16 +36,17 @@ from messagebusd.backends.keepalive import Keepalive
 from messagebusd.backends.redis.connection import Word
 from messagebusd.backends.redis.history import History
 from messagebusd.backends.redis.keys import Keys, count
-from messagebusd.backends.redis.pipeline import Pipeline
+from messagebusd.backends.redis.pages import bounded, names_after, surplus_of
+from messagebusd.backends.redis.pipeline import BATCH_COMMANDS, Pipeline
 from messagebusd.backends.redis.route import Route, Target
 from messagebusd.backends.redis.scripts import BACKLOG, CLAIM, LOOKBACK, MISSED, PUBLISH
 from messagebusd.backends.redis.subscriber import Subscriber
 from messagebusd.errors import IdempotencyConflict, StoreUnavailable
 from messagebusd.protocol.catchup import LastId
-from messagebusd.protocol.channels import KEEPALIVE_CHANNEL, escape, qualify, unqualify
+from messagebusd.protocol.channels import KEEPALIVE_CHANNEL, escape, qualify
 from messagebusd.protocol.message import Message
 from messagebusd.protocol.publication import Publication
-from messagebusd.protocol.stored import decode_payload, encode_envelope, encode_payload
+from messagebusd.protocol.stored import decode_payload, encode_envelope
 from messagebusd.settings.backend import RedisSettings
 
 # Opening takes several round trips; each has the timeout of the settings.
@@ -58,6 +59,8 @@ FIRST_ENTRIES = 16
 MAX_ENTRIES = 500
 # Own publishes whose announcement is awaited, to know how old it is then.
 MAX_UNDER_WAY = 10_000
+# Pages of backlogs that are asked for together.
+PAGES_AT_A_TIME = 16
 # More messages than any channel has.
 MAX_COUNT = 2**31
 
@@ -89,10 +92,19 @@ class RedisBackend(Backend):
         self._clock = clock
         self._keys = keys
         self._pubsub_channel = pubsub_channel
-        self._writing, self._reading = (
-            Pipeline(route, timeout=settings.timeout, on_elsewhere=self._start_over, clock=clock)
-            for _ in range(2)
-        )
+
+        def pipeline(batch: int) -> Pipeline:
+            return Pipeline(
+                route,
+                timeout=settings.timeout,
+                on_elsewhere=self._start_over,
+                batch=batch,
+                clock=clock,
+            )
+
+        self._writing, self._reading = pipeline(BATCH_COMMANDS), pipeline(BATCH_COMMANDS)
+        # Pages are large: what is quickly answered does not stand behind them.
+        self._paging = pipeline(PAGES_AT_A_TIME)
         self._history = History(self._reading, keys, self._note_malformed)
         self._subscriber = Subscriber(
             route,
@@ -115,7 +127,9 @@ class RedisBackend(Backend):
                 # Whether this is the right node of a cluster, should it be one.
                 await self._reading.run("GET", self._keys.global_id)
                 await self._writing.open()
-                await self._reading.load(BACKLOG, LOOKBACK, MISSED)
+                await self._reading.load(LOOKBACK, MISSED)
+                await self._paging.open()
+                await self._paging.load(BACKLOG)
                 await self._writing.load(PUBLISH, CLAIM)
                 await self._subscriber.start()
         except (StoreUnavailable, TimeoutError) as error:
@@ -132,6 +146,7 @@ class RedisBackend(Backend):
         await self._subscriber.stop()
         await self._writing.close()
         await self._reading.close()
+        await self._paging.close()
 
     def subscribe(self, listener: Listener) -> None:
         self._subscriber.listen(listener)
@@ -201,17 +216,17 @@ class RedisBackend(Backend):
     ) -> Backlog:
         keys, seen = self._keys, self._subscriber.seen
         names = (keys.global_id, keys.channel_id(channel), keys.backlog(channel))
-        surplus = _surplus(channel)
+        surplus = surplus_of(channel)
         after: int | bytes = after_id
         while True:
-            global_id, reached, more, *members = await self._reading.call(
+            global_id, reached, more, *members = await self._paging.call(
                 BACKLOG, names, (after, max_messages, max_bytes, surplus)
             )
             messages = self._parse(members, channel, after_id)
             if messages or not more:
                 break
             after = reached
-        page = _bounded(messages, max_messages, max_bytes, is_part=bool(more))
+        page = bounded(messages, max_messages, max_bytes, is_part=bool(more))
         highest = max((each.global_id for each in page.messages), default=0)
         await self._subscriber.barrier(highest, has_fallen=count(global_id) < seen)
         return page
@@ -253,7 +268,7 @@ class RedisBackend(Backend):
                 after = scores[-1]
             mean = size // len(messages) + 1 if messages else 1
             entries = max(1, min(MAX_ENTRIES, (max_bytes - size) // mean + 1))
-        page = _bounded(messages, max_messages, max_bytes, is_part=more)
+        page = bounded(messages, max_messages, max_bytes, is_part=more)
         highest = page.messages[-1].global_id if page.messages else 0
         await self._subscriber.barrier(highest, has_fallen=count(now) < seen)
         return page
@@ -273,7 +288,7 @@ class RedisBackend(Backend):
                 wanted.append((global_id, message_id, channel))
         answers = await asyncio.gather(
             *(
-                self._reading.run(
+                self._paging.run(
                     "ZRANGEBYSCORE", self._keys.backlog(channel), message_id, message_id
                 )
                 for _, message_id, channel in wanted
@@ -313,7 +328,7 @@ class RedisBackend(Backend):
                     cursor, found = await self._reading.run(
                         "SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT
                     )
-                    names.update(_names_after(found, start, after))
+                    names.update(names_after(found, start, after))
                     if len(names) > SCAN_COUNT + 2 * limit:
                         names = set(heapq.nsmallest(limit, names))
                     if cursor == b"0":
@@ -345,6 +360,7 @@ class RedisBackend(Backend):
         """This is not the server any more that we want: find it anew, with all connections."""
         self._writing.disconnect(reason)
         self._reading.disconnect(reason)
+        self._paging.disconnect(reason)
         self._subscriber.reconnect(reason)
 
     def _parse(self, members: Iterable[bytes], channel: str, after_id: int) -> list[Message]:
@@ -365,30 +381,3 @@ class RedisBackend(Backend):
 
     def _note_malformed(self) -> None:
         self._observer.store_ignored("malformed")
-
-
-def _surplus(channel: str) -> int:
-    """How much longer the stored form of an unrestricted message is than its wire form."""
-    sample = Message(0, 0, channel, *unqualify(channel), b"")
-    return len(encode_payload(sample)) - len(sample.encoded)
-
-
-def _bounded(
-    messages: Sequence[Message], max_messages: int, max_bytes: int, *, is_part: bool
-) -> Backlog:
-    for index, message in enumerate(messages):
-        max_bytes -= len(message.encoded)
-        if index == max_messages or (max_bytes < 0 and index):
-            return Backlog(messages[:index], True)
-    return Backlog(messages, is_part)
-
-
-def _names_after(keys: Iterable[bytes], start: str, after: str) -> Iterable[str]:
-    """The channels of these keys that come after one."""
-    for key in keys:
-        try:
-            name = key.decode()[len(start) :]
-        except UnicodeDecodeError:
-            continue
-        if name > after:
-            yield name

@@ -81,6 +81,7 @@ class Healing:
     async def _step_forward(self, last: int, *, is_gap: bool) -> None:
         announcements = self._announcements
         after = announcements.seen
+        await self._restore_displaced(after)
         heard = announcements.heard(after, last)
         missing = last - after - len(heard)
         missed: list[Missed] = []
@@ -92,6 +93,23 @@ class Healing:
                 announcements.recent.begin_after(last)
                 self._interrupt()
         await self._announce(missed, heard)
+
+    async def _restore_displaced(self, seen: int) -> None:
+        """Announce what was taken for known.
+
+        Pub/sub knows no databases: a message of another bus may have come with the next id, and
+        then the real one. Which of the two is real, the store knows.
+        """
+        displaced = self._announcements.displaced(seen)
+        if not displaced:
+            return
+        first = min(each.global_id for each in displaced)
+        channels = {each.stored_channel for each in displaced}
+        wanted = {(each.global_id, each.stored_channel) for each in displaced}
+        stored = await self._history.missed(channels, first - 1, seen)
+        real = [each for each in stored if (each.global_id, each.channel) in wanted]
+        async for _, messages in self._history.read(real):
+            self._announcements.announce_displaced(messages)
 
     async def _begin_anew(self, position: Position) -> None:
         """The store has lost its data: all ids begin with 1 again."""

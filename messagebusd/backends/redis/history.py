@@ -6,6 +6,7 @@ Not from the global backlog: that is short, and Ruby's library lets it expire ea
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from itertools import islice
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from messagebusd.backends.redis.keys import Keys, count
 from messagebusd.backends.redis.pipeline import Pipeline
 from messagebusd.backends.redis.scripts import MISSED
-from messagebusd.errors import StoreUnavailable
+from messagebusd.errors import StoreRefused, StoreUnavailable
 from messagebusd.protocol.message import Message
 from messagebusd.protocol.stored import decode_payload
 
@@ -22,6 +23,8 @@ from messagebusd.protocol.stored import decode_payload
 CHANNELS_AT_A_TIME = 200
 MESSAGES_AT_A_TIME = 500
 BYTES_AT_A_TIME = 4 * 1024 * 1024
+
+_log = logging.getLogger(__name__)
 
 
 class Position(NamedTuple):
@@ -67,7 +70,9 @@ class History:
         found: list[Missed] = []
         rest = iter(channels)
         while portion := tuple(islice(rest, CHANNELS_AT_A_TIME)):
-            answers = await asyncio.gather(*(self._ask(each, after, up_to) for each in portion))
+            answers = await asyncio.gather(
+                *(self._missed_on(each, after, up_to) for each in portion)
+            )
             for channel, numbers in zip(portion, answers, strict=True):
                 each = iter(numbers)
                 found += [
@@ -77,9 +82,15 @@ class History:
         found.sort()
         return found
 
-    def _ask(self, channel: str, after: int, up_to: int) -> asyncio.Future[Sequence[int]]:
+    async def _missed_on(self, channel: str, after: int, up_to: int) -> Sequence[int]:
         keys = (self._keys.channel_id(channel), self._keys.backlog(channel))
-        return self._reading.call(MISSED, keys, (after, up_to))
+        try:
+            found: Sequence[int] = await self._reading.call(MISSED, keys, (after, up_to))
+        except StoreRefused as error:
+            # One channel that somebody spoilt must not keep all others from being healed.
+            _log.warning("a channel cannot be read", extra={"reason": str(error)})
+            return ()
+        return found
 
     async def read(self, missed: Sequence[Missed]) -> AsyncIterator[tuple[int, list[Message]]]:
         """The messages themselves, those that still are there.

@@ -13,6 +13,7 @@ script was executed meanwhile, the earlier one fails instead, for the sake of th
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections import deque
@@ -25,7 +26,7 @@ from messagebusd.backends.redis.connection import Connection, Word, pack
 from messagebusd.backends.redis.errors import code_of, explain, moved_to
 from messagebusd.backends.redis.route import Route
 from messagebusd.backends.redis.scripts import Script
-from messagebusd.errors import StoreUnavailable
+from messagebusd.errors import StoreRefused, StoreUnavailable
 
 # Commands that may wait or be under way, for all callers together.
 MAX_COMMANDS = 10_000
@@ -38,6 +39,8 @@ MAX_TRIES = 3
 # Between two failed attempts to connect, in seconds: doubled each time.
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 class _Command:
@@ -52,16 +55,17 @@ class _Command:
         self.future = future
         self.tries = 1
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, kind: type[StoreUnavailable] = StoreUnavailable) -> None:
         if not self.future.done():  # else its caller has gone
-            self.future.set_exception(StoreUnavailable(reason))
+            self.future.set_exception(kind(reason))
 
 
 class Pipeline:
     """See the module's docstring. All errors are StoreUnavailable.
 
     ``on_elsewhere`` is called when the server turns out not to be the right one (any more): it is a
-    replica now, or another node of a cluster has the keys. Connections to it are no use.
+    replica now, or another node of a cluster has the keys. Connections to it are no use. ``batch``
+    is how many commands are sent together at most.
     """
 
     def __init__(
@@ -70,9 +74,11 @@ class Pipeline:
         *,
         timeout: float,
         on_elsewhere: Callable[[str], None] = lambda reason: None,
+        batch: int = BATCH_COMMANDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._route = route
+        self._batch = batch
         self._timeout = timeout
         self._on_elsewhere = on_elsewhere
         self._clock = clock
@@ -164,7 +170,7 @@ class Pipeline:
             return
         waiting, size = self._waiting, 0
         batch: list[_Command] = []
-        while waiting and size < BATCH_BYTES and len(batch) < BATCH_COMMANDS:
+        while waiting and size < BATCH_BYTES and len(batch) < self._batch:
             command = waiting.popleft()
             if not command.future.done():
                 batch.append(command)
@@ -178,6 +184,7 @@ class Pipeline:
         if self._answered + len(answers) > len(sent):
             self.disconnect("the server answers more than it was asked")
             return
+        self._sent_at = self._clock()  # as long as answers come, the server is there
         for answer in answers:
             command = sent[self._answered]
             self._answered += 1
@@ -202,7 +209,7 @@ class Pipeline:
             return
         if code == "READONLY":
             self._is_readonly = True
-        command.fail(explain(answer))
+        command.fail(explain(answer), StoreRefused if code == "WRONGTYPE" else StoreUnavailable)
 
     def _fail_overtaken(self, script: Script) -> None:
         for each in self._unexecuted:
@@ -257,10 +264,13 @@ class Pipeline:
     async def _make_connection(self) -> None:
         try:
             connection = await self._route.connect()
-        except StoreUnavailable as error:
+        except Exception as error:
+            if not isinstance(error, StoreUnavailable):
+                _log.exception("connecting failed")
+            reason = str(error) if isinstance(error, StoreUnavailable) else "an internal error"
             self._connecting = None
-            self._rest(str(error))
-            self._fail_all(str(error))
+            self._rest(reason)
+            self._fail_all(reason)
         else:
             self._connecting = None
             self._attach(connection)

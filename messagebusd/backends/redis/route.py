@@ -19,8 +19,13 @@ from messagebusd.errors import ConfigurationError, StoreUnavailable
 from messagebusd.settings.backend import RedisConnection
 
 CLIENT_NAME = "messagebusd"
+_UNUSABLE_URL = (
+    "Redis: the URL must be redis://user:password@host:port/number, its only option is db, and "
+    "special characters in a password are percent-encoded (or it is given as password)"
+)
 PORT = 6379
 SENTINEL_PORT = 26379
+MAX_PORT = 65535
 
 
 class Address(NamedTuple):
@@ -62,14 +67,16 @@ class Target:
         if number is None:
             number = "" if is_unix else parts.path.strip("/")
         try:
-            if options:
-                raise ValueError(f"the URL's option {sorted(options)[0]!r} is not known")
-            if number and not number.isdecimal():
-                raise ValueError("the URL's database must be a number")
+            # Nothing of the URL is quoted: a password that is not escaped may be anywhere in it.
+            if options or (number and not number.isdecimal()):
+                raise ValueError
             address = Address(parts.hostname or "localhost", parts.port or PORT)
+        except ValueError:
+            raise ConfigurationError([_UNUSABLE_URL]) from None
+        try:
             sentinels = tuple(Address.parse(each, SENTINEL_PORT) for each in settings.sentinels)
-        except ValueError as error:
-            raise ConfigurationError([f"Redis: {error}"]) from None
+        except ValueError:
+            raise ConfigurationError(["Redis: sentinels must be host:port"]) from None
         username = settings.username or (unquote(parts.username) if parts.username else None)
         password = unquote(parts.password) if parts.password else None
         if settings.password is not None:
@@ -108,7 +115,7 @@ class Route:
     def redirect(self, node: str) -> bool:
         """Go to this node of a cluster from now on; whether that is a change."""
         host, _, port = node.rpartition(":")
-        if not port.isdecimal():
+        if not port.isdecimal() or int(port) > MAX_PORT:
             return False
         here = self._redirected or self.target.address
         address = Address(host if host not in ("", "?") else here.host, int(port))
@@ -204,7 +211,9 @@ class Route:
         if not answer:
             raise StoreUnavailable(f"it knows no master called {target.sentinel_master!r}")
         host, port = answer
-        return Address(host.decode(), int(port))
+        if not port.isdigit() or int(port) > MAX_PORT:
+            raise StoreUnavailable("it names no usable address")
+        return Address(host.decode("utf-8", "replace"), int(port))
 
 
 async def _log_in(

@@ -160,11 +160,16 @@ class Subscriber:
                 await self._healing.run(is_gap=self._down_since is None)
                 self._note_return()
                 pause = FIRST_PAUSE_SECONDS
+                continue
             except StoreUnavailable as error:
                 self._note_break(str(error))
-                await self._disconnect()
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except Exception:
+                # Whatever it is: if this task ended, nothing would be announced ever again.
+                _log.exception("hearing announcements failed")
+                self._note_break("an internal error")
+            await self._disconnect()
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _stay(self) -> None:
         """Return when something is missing, or the connection is lost."""

@@ -121,6 +121,15 @@ class PostgresServer:
                 if not ended.poll(STOP_SECONDS * 1000):
                     raise RuntimeError("a backend of PostgreSQL did not end")
 
+    def limit_files(self, size: int | None) -> None:
+        """Let no file of the server grow beyond this size; None takes the limit away."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        soft = "unlimited" if size is None else size
+        for pid in (str(self.pid), *children):
+            # Only the server's own user may; a backend may have ended just now.
+            command = [find_program("prlimit", "util-linux"), "--pid", pid, f"--fsize={soft}:"]
+            subprocess.run(command, user=self._user, capture_output=True, check=False)
+
     def create_database(self) -> str:
         """A new, empty database; its name."""
         name = f"test_{next(self._numbers)}"

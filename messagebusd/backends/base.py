@@ -128,7 +128,7 @@ class Observer(Protocol):
         """So many messages were announced from backlogs, because their announcement was missed."""
 
     def store_ignored(self, reason: str) -> None:
-        """An announcement was no use: ``malformed``, ``unsubscribe`` or ``late``."""
+        """An announcement was no use: ``malformed``, ``unsubscribe``, ``late`` or ``foreign``."""
 
 
 class Backend(ABC):

@@ -20,7 +20,7 @@ from messagebusd.settings.values import key_name
 
 logger = logging.getLogger(__name__)
 
-_config_option = click.option(
+config_option = click.option(
     "--config",
     "path",
     type=click.Path(path_type=Path),
@@ -31,7 +31,7 @@ _config_option = click.option(
 )
 
 
-def _load(path: Path | None, **overrides: object) -> LoadedSettings:
+def load_or_exit(path: Path | None, **overrides: object) -> LoadedSettings:
     """Load the settings, or name every problem and exit with 1."""
     try:
         return load_settings(path, os.environ, overrides)
@@ -42,7 +42,7 @@ def _load(path: Path | None, **overrides: object) -> LoadedSettings:
 
 
 @click.command()
-@_config_option
+@config_option
 @click.option("--listen", metavar="ADDRESS", help="Public address, in place of server.listen.")
 @click.option("--backend", metavar="KIND", help="The store, in place of backend.kind.")
 def serve(path: Path | None, listen: str | None, backend: str | None) -> None:
@@ -58,7 +58,7 @@ def serve(path: Path | None, listen: str | None, backend: str | None) -> None:
     Parked polls are let end by themselves, for at most server.shutdown_timeout seconds; a second
     signal ends them at once.
     """
-    loaded = _load(path, **{"server.listen": listen, "backend.kind": backend})
+    loaded = load_or_exit(path, **{"server.listen": listen, "backend.kind": backend})
     configure_logging(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logger.warning(warning)
@@ -77,7 +77,7 @@ def _run(settings: Settings) -> int:
 
 
 @click.command("check-config")
-@_config_option
+@config_option
 def check_config(path: Path | None) -> None:
     """Check the settings and exit.
 
@@ -88,13 +88,13 @@ def check_config(path: Path | None) -> None:
     Example:
       messagebusd check-config --config bus.toml
     """
-    for warning in _load(path).warnings:
+    for warning in load_or_exit(path).warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"ok {path}" if path is not None else "ok (no file)")
 
 
 @click.command()
-@_config_option
+@config_option
 def config(path: Path | None) -> None:
     """Show all settings in effect and where each comes from. Secrets are hidden.
 
@@ -102,7 +102,7 @@ def config(path: Path | None) -> None:
     Example:
       MESSAGEBUSD_LOG__LEVEL=debug messagebusd config --config bus.toml | grep -v 'default$'
     """
-    for line in effective_lines(_load(path)):
+    for line in effective_lines(load_or_exit(path)):
         click.echo(line)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from messagebusd.cli.daemon import _config_option, _load
+from messagebusd.cli.daemon import config_option, load_or_exit
 from messagebusd.errors import StoreUnavailable
 from messagebusd.settings.backend import PostgresSettings
 
@@ -18,7 +18,7 @@ def db() -> None:
 
 
 @db.command()
-@_config_option
+@config_option
 def init(path: Path | None) -> None:
     """Make the tables that are missing, as the role of backend.postgres.
 
@@ -30,7 +30,7 @@ def init(path: Path | None) -> None:
     Example:
       MESSAGEBUSD_BACKEND__POSTGRES__URL=postgresql://admin@db/forum messagebusd db init
     """
-    settings = _load(path).settings.backend.postgres
+    settings = load_or_exit(path).settings.backend.postgres
     try:
         lines = asyncio.run(_init(settings))
     except StoreUnavailable as error:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import click
 
-from messagebusd.errors import ConfigurationError
-from messagebusd.settings import load_settings
+from messagebusd.cli.daemon import config_option, load_or_exit
 
 
 @click.command()
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    envvar="MESSAGEBUSD_CONFIG",
-    show_envvar=True,
-    metavar="FILE",
-    help="TOML file with the settings. Without one: defaults and environment.",
-)
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def doctor(path: Path | None, as_json: bool) -> None:
     """Examine the store and say what is wrong with it.
@@ -36,12 +26,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
     """
     from messagebusd.doctor import examine  # imports every driver
 
-    try:
-        loaded = load_settings(path, os.environ, {})
-    except ConfigurationError as error:
-        for problem in error.problems:
-            click.echo(problem, err=True)
-        raise click.exceptions.Exit(1) from None
+    loaded = load_or_exit(path)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     report = asyncio.run(examine(loaded.settings))

@@ -78,10 +78,12 @@ async def test_the_bound_holds_whatever_is_published():
 
 
 async def test_idle_channels_leave_room_for_messages():
-    backend = memory(max_bytes=100 * CHANNEL_OVERHEAD_BYTES)
+    clock = FakeClock()
+    backend = memory(max_bytes=100 * CHANNEL_OVERHEAD_BYTES, clock=clock)
     await backend.open()
     for number in range(500):
         await backend.publish(Publication(f"/{number}", b"1", max_backlog_size=0))
+        clock.advance(1)
         await backend.publish(Publication("/busy", b"1", max_backlog_size=50))
     assert len(await ids(backend, "/busy")) == 50
     assert backend.bytes_used <= 100 * CHANNEL_OVERHEAD_BYTES

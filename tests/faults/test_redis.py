@@ -28,62 +28,6 @@ async def world(tmp_path: Path) -> AsyncIterator[RedisWorld]:
         yield world
 
 
-async def test_connections_reset(world: RedisWorld, start_daemon: StartDaemon) -> None:
-    daemon = await start_daemon(settings(world.backend))
-    async with traffic([daemon.url], daemon.key, pause=0.05) as running:
-        for _ in range(5):
-            await running.published_more(30)
-            world.proxy.reset()
-    assert await metric(daemon, "messagebusd_store_reconnects_total") >= 3
-
-
-async def test_a_publish_whose_answer_is_lost(world: RedisWorld, start_daemon: StartDaemon) -> None:
-    daemon = await start_daemon(settings(world.backend))
-    async with traffic([daemon.url], daemon.key) as running:
-        for number in range(5):
-            await running.published_more(20)
-            world.proxy.cut_after(b"/faults/%d" % number)
-        await running.published_more(50)
-    assert any(each.refusals for each in running.publishers)
-
-
-async def test_a_cable_is_cut(world: RedisWorld, start_daemon: StartDaemon) -> None:
-    """Half-open connections: nobody says that anything is wrong."""
-    daemon = await start_daemon(settings(world.backend))
-    async with traffic([daemon.url], daemon.key) as running:
-        world.proxy.blackhole()
-        await ready(daemon, 503)
-        await asyncio.sleep(3)
-        world.proxy.restore()
-        await ready(daemon)
-        await running.published_more(100)
-
-
-async def test_redis_is_slow(world: RedisWorld, start_daemon: StartDaemon) -> None:
-    daemon = await start_daemon(settings(world.backend))
-    async with traffic([daemon.url], daemon.key) as running:
-        world.proxy.delay = 0.2
-        await running.published_more(50)
-        world.proxy.delay = 0.8  # more than a timeout there and back
-        await asyncio.sleep(3)
-        world.proxy.restore()
-        await running.published_more(50)
-
-
-async def test_redis_crashes_and_comes_back_with_its_data(
-    world: RedisWorld, start_daemon: StartDaemon
-) -> None:
-    daemon = await start_daemon(settings(world.backend))
-    async with traffic([daemon.url], daemon.key) as running:
-        for _ in range(2):
-            await running.published_more(50)
-            world.server.kill()
-            await ready(daemon, 503)
-            world.server.start()
-            await ready(daemon)
-        await running.published_more(50)
-
-
 async def test_redis_comes_back_empty(world: RedisWorld, start_daemon: StartDaemon) -> None:
     """What had reached everybody is gone from the store; what comes afterwards reaches all."""
     daemon = await start_daemon(settings(world.backend))
@@ -138,36 +82,6 @@ async def test_redis_is_full(world: RedisWorld, start_daemon: StartDaemon) -> No
         await asyncio.sleep(1)
         world.server.control.config_set("maxmemory", "0")
         await ready(daemon)
-        await running.published_more(50)
-
-
-async def test_the_global_log_is_trimmed_meanwhile(
-    world: RedisWorld, start_daemon: StartDaemon
-) -> None:
-    """More is published elsewhere, while one node is cut off, than the global log keeps."""
-    backend = {**world.backend, "max_global_backlog_size": 10}
-    cut_off = await start_daemon(settings(backend))
-    other = await start_daemon(settings({**backend, "redis": {"url": world.server.url}}))
-    async with traffic(
-        [cut_off.url], other.key, api_urls=[other.internal_url], pause=0.02
-    ) as running:
-        world.proxy.refuse()
-        world.proxy.reset()
-        await running.published_more(200)
-        await world.proxy.accept()
-        await running.published_more(50)
-    assert await metric(cut_off, "messagebusd_store_replayed_messages_total") >= 200
-
-
-async def test_a_daemon_is_killed_and_started_again(
-    world: RedisWorld, start_daemon: StartDaemon
-) -> None:
-    daemon = await start_daemon(settings(world.backend))
-    async with traffic([daemon.url], daemon.key) as running:
-        for _ in range(2):
-            await running.published_more(50)
-            await daemon.kill()
-            await daemon.restart()
         await running.published_more(50)
 
 

@@ -31,18 +31,43 @@ def settings(backend: Mapping[str, Any], **server: Any) -> dict[str, Any]:
     }
 
 
-class RedisWorld:
-    """A Redis of its own; ``backend`` are the settings of a daemon that reaches it by the proxy."""
+class World:
+    """A store of its own. ``backend`` are the settings of a daemon that reaches it by the proxy,
+    ``direct`` what differs without it, ``short_log`` the shortest log of all channels.
+    """
 
-    def __init__(self, folder: Path, server: RedisServer, proxy: FaultProxy) -> None:
-        self.folder = folder
-        self.server = server
+    server: RedisServer | PostgresServer
+    backend: dict[str, Any]
+    direct: dict[str, Any]
+    short_log: dict[str, Any]
+
+    def __init__(self, proxy: FaultProxy) -> None:
         self.proxy = proxy
-        self.backend = {
-            "kind": "redis",
-            "keepalive_interval": 5.0,
-            "redis": {"url": f"redis://127.0.0.1:{proxy.port}/0"},
-        }
+
+
+class RedisWorld(World):
+    server: RedisServer
+
+    def __init__(self, server: RedisServer, proxy: FaultProxy) -> None:
+        super().__init__(proxy)
+        self.server = server
+        through = {"url": f"redis://127.0.0.1:{proxy.port}/0"}
+        self.backend = {"kind": "redis", "keepalive_interval": 5.0, "redis": through}
+        self.direct = {"redis": {"url": server.url}}
+        self.short_log = {"max_global_backlog_size": 10}
+
+
+class PostgresWorld(World):
+    server: PostgresServer
+
+    def __init__(self, server: PostgresServer, database: str, proxy: FaultProxy) -> None:
+        super().__init__(proxy)
+        self.server = server
+        self.database = database
+        through = {"url": server.url(database, port=proxy.port)}
+        self.backend = {"kind": "postgres", "keepalive_interval": 5.0, "postgres": through}
+        self.direct = {"postgres": {"url": server.url(database)}}
+        self.short_log = {}
 
 
 @asynccontextmanager
@@ -53,21 +78,7 @@ async def redis_world(
         (folder / "redis").mkdir()
         server = stack.enter_context(RedisServer(folder / "redis", config or DURABLE_REDIS))
         proxy = await stack.enter_async_context(FaultProxy(server.port))
-        yield RedisWorld(folder, server, proxy)
-
-
-class PostgresWorld:
-    """A PostgreSQL with a database; ``backend`` reaches it by the proxy."""
-
-    def __init__(self, server: PostgresServer, database: str, proxy: FaultProxy) -> None:
-        self.server = server
-        self.database = database
-        self.proxy = proxy
-        self.backend = {
-            "kind": "postgres",
-            "keepalive_interval": 5.0,
-            "postgres": {"url": server.url(database, port=proxy.port)},
-        }
+        yield RedisWorld(server, proxy)
 
 
 @asynccontextmanager

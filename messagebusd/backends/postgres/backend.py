@@ -45,6 +45,7 @@ from messagebusd.backends.postgres.rows import decode_rows
 from messagebusd.backends.postgres.schema import require_tables
 from messagebusd.backends.postgres.sharing import SharedLookups, SharedReads
 from messagebusd.backends.postgres.trimming import Trimmer
+from messagebusd.backends.publish_times import PublishTimes
 from messagebusd.errors import IdempotencyConflict, StoreUnavailable
 from messagebusd.protocol.catchup import LastId
 from messagebusd.protocol.channels import KEEPALIVE_CHANNEL, qualify
@@ -60,8 +61,6 @@ LOOK_ANEW_SECONDS = 2.0
 _CHANGES = (asyncpg.ReadOnlySQLTransactionError, asyncpg.UndefinedTableError)
 # A read that many share may have to wait for the one before it.
 CROWD_TIMEOUTS = 3
-# Messages whose time of publishing is remembered until they are announced.
-MAX_UNDER_WAY = 10_000
 
 
 class PostgresBackend(Backend):
@@ -81,8 +80,7 @@ class PostgresBackend(Backend):
         self._observer = observer
         self._clock = clock
         self._listener: Listener | None = None
-        # When these were published here: for messages whose announcement is still under way.
-        self._published_at: dict[int, float] = {}
+        self._publish_times = PublishTimes(clock)
         self._looked_anew_at = float("-inf")
         self._last_ids = SharedLookups(self._read_last_ids)
         self._backlogs = SharedReads(self._read_backlog)
@@ -143,9 +141,7 @@ class PostgresBackend(Backend):
     async def publish(self, publication: Publication, once: Once | None = None) -> Published:
         name = qualify(publication.channel, publication.site_id)
         envelope = encode_envelope(publication.data, publication.audience)
-        if len(self._published_at) >= MAX_UNDER_WAY:
-            self._published_at.clear()
-        self._published_at[hash((name, publication.data))] = self._clock()
+        self._publish_times.note(name, publication.data)
         published = await self._publisher.publish(name, envelope, once)
         if not published.repeated:
             self._trimmer.note(
@@ -252,9 +248,7 @@ class PostgresBackend(Backend):
         """See a message before it is announced."""
         if message.channel == KEEPALIVE_CHANNEL:
             self._keepalive.saw(message)
-        if self._published_at:
-            key = hash((message.stored_channel, message.data))
-            message.published_at = self._published_at.pop(key, 0.0)
+        self._publish_times.mark(message)
 
     def _on_failure(self, error: BaseException) -> None:
         """Look for the server, or for the table, anew where that may help."""

@@ -33,6 +33,7 @@ from messagebusd.backends.base import (
     Retention,
 )
 from messagebusd.backends.keepalive import Keepalive
+from messagebusd.backends.publish_times import PublishTimes
 from messagebusd.backends.redis.connection import Word
 from messagebusd.backends.redis.history import History
 from messagebusd.backends.redis.keys import Keys, count
@@ -57,8 +58,6 @@ SCAN_COUNT = 1000
 # Entries of the global backlog read at a time, for want of knowing how large their messages are.
 FIRST_ENTRIES = 16
 MAX_ENTRIES = 500
-# Own publishes whose announcement is awaited, to know how old it is then.
-MAX_UNDER_WAY = 10_000
 # Pages of backlogs that are asked for together.
 PAGES_AT_A_TIME = 16
 # More messages than any channel has.
@@ -89,7 +88,6 @@ class RedisBackend(Backend):
         self._retention = retention
         self._timeout = settings.timeout
         self._observer = observer
-        self._clock = clock
         self._keys = keys
         self._pubsub_channel = pubsub_channel
 
@@ -118,7 +116,7 @@ class RedisBackend(Backend):
         self._keepalive = Keepalive(
             self.publish, interval=keepalive_interval, timeout=3 * settings.timeout, clock=clock
         )
-        self._published_at: dict[int, float] = {}
+        self._publish_times = PublishTimes(clock)
 
     async def open(self) -> None:
         try:
@@ -176,9 +174,7 @@ class RedisBackend(Backend):
         if once is not None:
             names.append(keys.once(once))
             arguments += once.fingerprint.hex(), ONCE_SECONDS
-        if len(self._published_at) >= MAX_UNDER_WAY:
-            self._published_at.clear()
-        self._published_at[hash((channel, publication.data))] = self._clock()
+        self._publish_times.note(channel, publication.data)
         answer = await self._writing.call(PUBLISH, names, arguments)
         if answer == b"CONFLICT":
             raise IdempotencyConflict
@@ -193,9 +189,7 @@ class RedisBackend(Backend):
         """See an announcement before it is announced."""
         if message.channel == KEEPALIVE_CHANNEL:
             self._keepalive.saw(message)
-        if self._published_at:
-            key = hash((message.stored_channel, message.data))
-            message.published_at = self._published_at.pop(key, 0.0)
+        self._publish_times.mark(message)
 
     # -- reading -----------------------------------------------------------------------------
 

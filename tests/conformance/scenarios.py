@@ -32,7 +32,7 @@ class Scenario:
     server: Mapping[str, Any]
     interval: float
     steps: list[Step]
-    quirk_on: frozenset[str]
+    quirk_on: frozenset[str] = frozenset()
 
     def on(self, store: str) -> Scenario:
         """The scenario as it was recorded on this store, where it went differently there.
@@ -44,7 +44,9 @@ class Scenario:
         steps = []
         for step in self.steps:
             variant = step.get("expect_variants", {}).get(store)
-            steps.append(step if variant is None else {**step, "expect": variant})
+            steps.append(
+                step if variant is None else {**step, "expect": variant, "on_redis": step["expect"]}
+            )
         return replace(self, steps=steps, quirk=self.quirk or store in self.quirk_on)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -43,11 +44,12 @@ def postgres(request: pytest.FixtureRequest) -> FreshStore:
 
     @asynccontextmanager
     async def fresh() -> AsyncIterator[Mapping[str, Any]]:
-        database = server.create_database()
+        # In threads: other scenarios go on in this loop, and look at the time.
+        database = await asyncio.to_thread(server.create_database)
         try:
             yield {"kind": "postgres", "postgres": {"url": server.url(database)}}
         finally:
-            server.drop_database(database)
+            await asyncio.to_thread(server.drop_database, database)
 
     return fresh
 

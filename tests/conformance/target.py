@@ -158,6 +158,8 @@ class DaemonTarget:
             if 400 <= error.status < 500:
                 raise Refused(str(error)) from None
             raise
+        if isinstance(self._daemon, HostedDaemon):
+            await self._daemon.settle()
         message_id: int = answer["message_id"]
         return message_id
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+from messagebusd.backends.postgres import PostgresBackend
 from messagebusd.server import Server
 from messagebusd.settings import load_settings
 from tests.support.daemon import STOP_SECONDS, Daemon, to_toml
@@ -35,6 +36,12 @@ class HostedDaemon(Daemon):
                 await server.drain(asyncio.Event())
             logging.getLogger("messagebusd").removeHandler(self._errors)
         return 0
+
+    async def settle(self) -> None:
+        """Have the store done with what may follow a publish a moment later."""
+        assert self._server is not None
+        if isinstance(self._server.backend, PostgresBackend):
+            await self._server.backend.trim()
 
     async def close(self) -> None:
         if self._session is not None:

@@ -7,7 +7,7 @@
   that age after its latest message
 * the global backlog is the table: what leaves it leaves the channels' backlogs too, so that a quiet
   channel loses its messages to busy ones
-* trimming follows a publish within about a second; until then reads return what is there
+* trimming follows a publish within a moment; until then reads return what is there
 * Ruby processes store, notify and commit out of order. A message of theirs that is committed
   `listener.HOLD_BACK_SECONDS` later than one with a higher id, on the same channel, is not
   announced, and a client that has read the higher one does not get it
@@ -59,6 +59,9 @@ T = TypeVar("T")
 # Between two attempts to find another server, or a table that was made anew.
 LOOK_ANEW_SECONDS = 2.0
 _CHANGES = (asyncpg.ReadOnlySQLTransactionError, asyncpg.UndefinedTableError)
+# How long opening may take, in timeouts, and the pause between two attempts.
+OPEN_TIMEOUTS = 3
+OPEN_PAUSE_SECONDS = 0.2
 # A read that many share may have to wait for the one before it.
 CROWD_TIMEOUTS = 3
 
@@ -89,6 +92,18 @@ class PostgresBackend(Backend):
         )
 
     async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + OPEN_TIMEOUTS * self._settings.timeout
+        while True:
+            try:
+                return await self._open()
+            except StoreUnavailable as error:
+                # A server that is just starting, or busy with a crowd of daemons that are.
+                if loop.time() >= give_up_at:
+                    raise StoreUnavailable(f"PostgreSQL cannot be used: {error}") from None
+                await asyncio.sleep(OPEN_PAUSE_SECONDS)
+
+    async def _open(self) -> None:
         settings = self._settings
         self._pool = Pool(
             lambda: connect(settings, settings.url),

@@ -18,7 +18,7 @@ from messagebusd.backends.base import ONCE_SECONDS, Retention
 from messagebusd.errors import StoreUnavailable
 
 # From the first note until it is seen to.
-GATHER_SECONDS = 1.0
+GATHER_SECONDS = 0.05
 # Between two looks for what became too old.
 PASS_SECONDS = 60.0
 # Rows that one statement drops, or looks for.

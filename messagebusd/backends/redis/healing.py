@@ -9,8 +9,9 @@ The channels are asked for after 1: a poll that registers later reads everything
 itself, and its reads do not return before the healing is over.
 
 A store may also step back. If it has lost its data, its `life` is another, and everything begins
-anew. If it is a replica that had not received the latest messages, what it has under ids that were
-announced before is compared with what was announced.
+anew; unless what was announced last is still there: then only the mark got lost. If it is a replica
+that had not received the latest messages, what it has under ids that were announced before is
+compared with what was announced.
 """
 
 from __future__ import annotations
@@ -70,13 +71,23 @@ class Healing:
         seen, last = announcements.seen, position.global_id
         if not self._has_begun:
             announcements.recent.begin_after(last)
-        elif position.life != self.life and (last < seen or (position.life and self.life)):
+        elif position.life != self.life and await self._is_renewed(position):
             await self._begin_anew(position)
         elif last < seen:
             await self._step_back(position)
         else:
             await self._step_forward(last, is_gap=is_gap)
         announcements.seen, self.life, self._has_begun = last, position.life, True
+
+    async def _is_renewed(self, position: Position) -> bool:
+        """Whether the store has lost its data, and not just the mark that would go with it."""
+        announcements = self._announcements
+        if position.global_id < announcements.seen:
+            return True
+        if not position.life or not self.life:
+            return False
+        recent = announcements.recent
+        return not await self._history.still_has(recent.witnesses(), recent.knows)
 
     async def _step_forward(self, last: int, *, is_gap: bool) -> None:
         announcements = self._announcements
@@ -108,7 +119,7 @@ class Healing:
         wanted = {(each.global_id, each.stored_channel) for each in displaced}
         stored = await self._history.missed(channels, first - 1, seen)
         real = [each for each in stored if (each.global_id, each.channel) in wanted]
-        async for _, messages in self._history.read(real):
+        async for _, _, messages in self._history.read(real):
             self._announcements.announce_displaced(messages)
 
     async def _begin_anew(self, position: Position) -> None:
@@ -163,7 +174,10 @@ class Healing:
         """Announce both in order, a portion at a time."""
         announcements = self._announcements
         rest = deque(heard[global_id] for global_id in sorted(heard))
-        async for up_to, messages in self._history.read(missed):
+        async for up_to, gone, messages in self._history.read(missed):
+            if gone:
+                announcements.recent.begin_after(up_to)
+                self._interrupt()
             if is_comparing:
                 known = announcements.recent.knows
                 messages = [each for each in messages if not known(each)]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from messagebusd.backends.redis.keys import Keys, count
 from messagebusd.backends.redis.pipeline import Pipeline
+from messagebusd.backends.redis.recent import Witness
 from messagebusd.backends.redis.scripts import MISSED
 from messagebusd.errors import StoreRefused, StoreUnavailable
 from messagebusd.protocol.message import Message
@@ -92,29 +93,48 @@ class History:
             return ()
         return found
 
-    async def read(self, missed: Sequence[Missed]) -> AsyncIterator[tuple[int, list[Message]]]:
+    async def read(self, missed: Sequence[Missed]) -> AsyncIterator[tuple[int, int, list[Message]]]:
         """The messages themselves, those that still are there.
 
-        In order, and in portions: up to which global id, and the messages.
+        In order, and in portions: up to which global id, how many are gone, and the messages.
         """
         for portion in _portions(missed):
-            answers = await asyncio.gather(
-                *(
-                    self._reading.run(
-                        "ZRANGEBYSCORE",
-                        self._keys.backlog(each.channel),
-                        each.message_id,
-                        each.message_id,
-                    )
-                    for each in portion
-                )
-            )
+            stored = await self._members(portion)
             messages = [
                 message
-                for each, members in zip(portion, answers, strict=True)
+                for each, members in zip(portion, stored, strict=True)
                 if (message := self.find(members, each.global_id, each.channel)) is not None
             ]
-            yield portion[-1].global_id, messages
+            yield portion[-1].global_id, len(portion) - len(messages), messages
+
+    async def still_has(
+        self, witnesses: Sequence[Witness], is_known: Callable[[Message], bool]
+    ) -> bool:
+        """Whether these messages are in their places; some may have been trimmed."""
+        stored = await self._members(witnesses)
+        has_any = False
+        for each, members in zip(witnesses, stored, strict=True):
+            if members:
+                message = self.find(members, each.global_id, each.channel)
+                if message is None or not is_known(message):
+                    return False
+                has_any = True
+        return has_any
+
+    async def _members(self, places: Sequence[Missed] | Sequence[Witness]) -> list[list[bytes]]:
+        """What is stored under each of these channels and message ids."""
+        members: list[list[bytes]] = await asyncio.gather(
+            *(
+                self._reading.run(
+                    "ZRANGEBYSCORE",
+                    self._keys.backlog(each.channel),
+                    each.message_id,
+                    each.message_id,
+                )
+                for each in places
+            )
+        )
+        return members
 
     def find(self, members: Sequence[bytes], global_id: int, channel: str) -> Message | None:
         """The message with this global id among members that have one message id."""

@@ -82,7 +82,7 @@ class Subscriber:
         """Subscribe. Raises StoreUnavailable if that does not work at once."""
         try:
             await self._subscribe()
-            await self._healing.run(is_gap=False)
+            await self._go_live(is_gap=False)
         except BaseException:
             await self._disconnect()
             raise
@@ -155,9 +155,7 @@ class Subscriber:
                 await self._stay()
                 if self._subscription is None:
                     await self._subscribe()
-                elif not self._subscription.is_open:
-                    raise StoreUnavailable(self._subscription.reason)
-                await self._healing.run(is_gap=self._down_since is None)
+                await self._go_live(is_gap=self._down_since is None)
                 self._note_return()
                 pause = FIRST_PAUSE_SECONDS
                 continue
@@ -170,6 +168,19 @@ class Subscriber:
             await self._disconnect()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _go_live(self, *, is_gap: bool) -> None:
+        """Heal over a connection that stands, and still does afterwards."""
+        self._check_connection()
+        await self._healing.run(is_gap=is_gap)
+        # It may have been lost while old messages were read, over another one.
+        self._check_connection()
+
+    def _check_connection(self) -> None:
+        subscription = self._subscription
+        if subscription is None or not subscription.is_open:
+            self._announcements.pause()
+            raise StoreUnavailable(self._reason if subscription is None else subscription.reason)
 
     async def _stay(self) -> None:
         """Return when something is missing, or the connection is lost."""

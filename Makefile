@@ -50,8 +50,8 @@ test: packages install ## Set everything up and run every test
 	$(PYTEST) tests
 
 .PHONY: unit
-unit: install ## Run the fast tests: no sockets, no browser
-	$(PYTEST) tests/unit tests/backends tests/test_floors.py -q
+unit: install ## Run the fast tests: no servers, no browser
+	$(PYTEST) tests/unit tests/backends/test_memory.py tests/test_floors.py -q
 
 .PHONY: check
 check: install ## Format, lint, types, floors

@@ -12,6 +12,7 @@ from aiohttp import web
 from messagebusd.backends.base import Once
 from messagebusd.bus import MessageBus
 from messagebusd.errors import (
+    IdempotencyConflict,
     LimitExceeded,
     MalformedRequest,
     RequestError,
@@ -165,6 +166,8 @@ class PublishDoor:
                     case StoreUnavailable() if stored:
                         answers[index] = self._refused(store_unavailable(), request_id)
                         is_away = True
+                    case RequestError() if not isinstance(outcome, IdempotencyConflict):
+                        answers[index] = self._refused(outcome, request_id)
                     case BaseException():
                         raise outcome
             results += [result for _, result in sorted(answers.items())]

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from messagebusd.errors import StoreRefused
 from messagebusd.http.auth import ChannelPatterns, Key, digest
 from tests.support.api import ApiServer
 
@@ -239,3 +240,20 @@ async def test_a_publish_that_waits_for_the_store_is_accepted(api):
     async with asyncio.timeout(5):
         while (await api.get("last_id", channel="/foo")).json["last_id"] < 3:
             await asyncio.sleep(0.01)
+
+
+async def test_what_the_store_never_takes_is_refused_by_itself(api, monkeypatch):
+    store = api.backend.publish
+
+    async def publish(publication, once=None):
+        if publication.channel == "/spoilt":
+            raise StoreRefused("its key holds something else")
+        return await store(publication, once)
+
+    monkeypatch.setattr(api.backend, "publish", publish)
+    single = await api.post("publish", message("/spoilt"))
+    assert (single.status, single.code) == (422, "store_refused")
+    body = {"messages": [message(), message("/spoilt"), message()]}
+    assert ids(await api.post("publish/batch", body)) == [1, "store_refused", 2]
+    alone = await api.post("publish/batch", {"messages": [message("/spoilt")]})
+    assert ids(alone) == ["store_refused"]

@@ -21,6 +21,7 @@ from messagebusd.cli import main
 from messagebusd.errors import StoreUnavailable
 from messagebusd.protocol.publication import Publication
 from tests.backends.postgres_store import PlainPostgresStore, envelope
+from tests.support.fault_proxy import FaultProxy
 from tests.support.postgres_server import PgBouncer
 
 
@@ -499,13 +500,32 @@ async def test_everything_but_listening_goes_through_a_pooler(store, pgbouncer):
 async def test_open_says_what_is_wrong_and_no_secret(postgres_server, change, reason):
     base = postgres_server.url("postgres").rpartition("/")[0]
     under_test = PlainPostgresStore(
-        postgres_server, **{key: value.format(base=base) for key, value in change.items()}
+        postgres_server,
+        timeout=0.2,
+        **{key: value.format(base=base) for key, value in change.items()},
     )
     under_test.database = "postgres"
     backend = under_test.backend_beside()
     with pytest.raises(StoreUnavailable, match=reason) as caught:
         await backend.open()
     assert "secret" not in str(caught.value)
+
+
+async def test_opening_waits_for_a_server_that_is_just_starting(postgres_server):
+    async with FaultProxy(postgres_server.port) as proxy:
+        proxy.refuse()
+        under_test = PlainPostgresStore(
+            postgres_server, url=postgres_server.url("postgres", port=proxy.port)
+        )
+        under_test.database = "postgres"
+        backend = under_test.backend_beside()
+        opening = asyncio.create_task(backend.open())
+        done, _ = await asyncio.wait({opening}, timeout=0.3)
+        assert not done
+        await proxy.accept()
+        await opening
+        await backend.check()
+        await backend.close()
 
 
 async def test_sessions_have_a_name(store):

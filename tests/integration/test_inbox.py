@@ -577,14 +577,23 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
         server: RedisServer = request.getfixturevalue("redis_server")
         yield Store(
             server.port,
-            lambda port: {"kind": "redis", "redis": {"url": f"redis://127.0.0.1:{port}/5"}},
+            lambda port: {
+                "kind": "redis",
+                "max_backlog_size": 100_000,
+                "redis": {"url": f"redis://127.0.0.1:{port}/5"},
+            },
         )
         return
     postgres: PostgresServer = request.getfixturevalue("postgres_server")
     name = postgres.create_database()
     yield Store(
         postgres.port,
-        lambda port: {"kind": "postgres", "postgres": {"url": postgres.url(name, port=port)}},
+        lambda port: {
+            "kind": "postgres",
+            "max_backlog_size": 100_000,
+            "max_global_backlog_size": 200_000,
+            "postgres": {"url": postgres.url(name, port=port)},
+        },
     )
     postgres.drop_database(name)
 

@@ -36,7 +36,7 @@ from messagebusd.backends.base import (
 )
 from messagebusd.backends.keepalive import Keepalive
 from messagebusd.backends.postgres import statements
-from messagebusd.backends.postgres.errors import describe
+from messagebusd.backends.postgres.errors import describe, is_passing
 from messagebusd.backends.postgres.listener import Subscriber
 from messagebusd.backends.postgres.notices import large_channel
 from messagebusd.backends.postgres.pool import Pool, connect
@@ -59,7 +59,7 @@ T = TypeVar("T")
 # Between two attempts to find another server, or a table that was made anew.
 LOOK_ANEW_SECONDS = 2.0
 _CHANGES = (asyncpg.ReadOnlySQLTransactionError, asyncpg.UndefinedTableError)
-# How long opening may take, in timeouts, and the pause between two attempts.
+# How long opening is tried for, in timeouts, and the pause between two attempts.
 OPEN_TIMEOUTS = 3
 OPEN_PAUSE_SECONDS = 0.2
 # A read that many share may have to wait for the one before it.
@@ -98,8 +98,7 @@ class PostgresBackend(Backend):
             try:
                 return await self._open()
             except StoreUnavailable as error:
-                # A server that is just starting, or busy with a crowd of daemons that are.
-                if loop.time() >= give_up_at:
+                if not is_passing(error) or loop.time() >= give_up_at:
                     raise StoreUnavailable(f"PostgreSQL cannot be used: {error}") from None
                 await asyncio.sleep(OPEN_PAUSE_SECONDS)
 

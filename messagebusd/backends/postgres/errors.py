@@ -49,6 +49,18 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
 )
 # What is wrong with the values of a statement, not with the server.
 _REFUSALS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+# What passes by itself: a server that is just starting, or busy with a crowd of daemons that are.
+# Anything else somebody has to mend.
+_PASSING = (
+    OSError,  # TimeoutError included
+    asyncpg.CannotConnectNowError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,
+    asyncpg.InterfaceError,
+)
+_LASTING = (asyncpg.ClientConfigurationError, ssl.SSLCertVerificationError)
 # What asyncpg may raise, and what a socket may. An internal error is what a connection ends with
 # that the server closes while nothing is asked of it.
 FAILURES = (
@@ -73,6 +85,12 @@ def describe(error: BaseException) -> str:
         case OSError(errno=int(number)):
             return f"no connection to the server: {os.strerror(number)}"
     return "the connection to the server is lost"
+
+
+def is_passing(error: StoreUnavailable) -> bool:
+    """Whether it may help to try again soon; ``error`` comes from `translate`."""
+    cause = error.__cause__
+    return isinstance(cause, _PASSING) and not isinstance(cause, _LASTING)
 
 
 def translate(error: BaseException) -> StoreUnavailable:

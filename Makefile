@@ -47,7 +47,7 @@ packages: ## Install the system packages that the tests need (asks for sudo unle
 
 .PHONY: test
 test: packages install ## Set everything up and run every test
-	$(PYTEST) tests
+	$(PYTEST) tests --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: unit
 unit: install ## Run the fast tests: no servers, no browser

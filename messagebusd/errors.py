@@ -10,6 +10,7 @@
     │   ├── ReservedChannel        422 reserved_channel
     │   ├── InvalidAudience        422 invalid_audience, restricted_global
     │   ├── Unauthorized           401 unauthorized
+    │   │   └── InvalidToken       401 invalid_token
     │   ├── Forbidden              403 forbidden
     │   ├── NotFound               404 not_found
     │   ├── MethodNotAllowed       405 method_not_allowed
@@ -99,6 +100,16 @@ class Unauthorized(RequestError):
     @property
     def headers(self) -> Mapping[str, str]:
         return {"WWW-Authenticate": "Bearer"}
+
+
+class InvalidToken(Unauthorized):
+    """A subscriber's token says nothing that can be believed, or nothing any more."""
+
+    code = "invalid_token"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 class Forbidden(RequestError):

@@ -139,11 +139,12 @@ class Hub:
         other = self._parked.get(connection.key)
         return other is not None and other.seq > connection.seq
 
-    def park(self, connection: Connection) -> None:
+    def park(self, connection: Connection, until: float = math.inf) -> None:
         """Hold a poll that has its transport, until its deadline.
 
-        Of polls with the same key the one with the higher or equal ``seq`` stays, the other one
-        ends at once (SPEC 2.7).
+        That is no later than ``until``, in the scheduler's time: its viewer's identity is no longer
+        true then. Of polls with the same key the one with the higher or equal ``seq`` stays, the
+        other one ends at once (SPEC 2.7).
         """
         if self.is_outdated(connection):
             connection.close(CloseReason.SUPERSEDED)
@@ -155,6 +156,8 @@ class Hub:
         now = self._scheduler.time()
         deadline = now + self.interval * (1 - JITTER * self._jitter())
         connection.deadline = math.ceil(deadline / TICK_SECONDS)
+        if until < deadline:  # rounded the other way: it must not see what comes later
+            connection.deadline = math.floor(until / TICK_SECONDS)
         self._buckets.setdefault(connection.deadline, set()).add(connection)
         self._schedule(connection.deadline * TICK_SECONDS)
 

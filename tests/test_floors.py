@@ -24,7 +24,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"backends", "errors", "protocol", "settings"},
         {"asyncpg", "hiredis", "msgspec"},
     ),
-    "identity": ({"errors", "identity", "protocol", "settings"}, {"aiohttp", "msgspec"}),
+    "identity": (
+        {"errors", "identity", "protocol", "settings"},
+        {"aiohttp", "cryptography", "jwt", "msgspec"},
+    ),
     "control": ({"connection", "protocol"}, {"msgspec"}),
     "outage": ({"backends.base", "errors", "protocol"}, set()),
     "bus": (

@@ -15,7 +15,7 @@ from messagebusd.cli.tail import tail
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
-def _identifier(text: str) -> int | str:
+def identifier(text: str) -> int | str:
     """An id as the audience means it: the integer 7 and the text "7" are different users."""
     return int(text) if _INTEGER.fullmatch(text) else text
 
@@ -82,8 +82,8 @@ def publish(
     """
     message: dict[str, object] = {"channel": channel, "data": _data(data)}
     options: dict[str, object] = {
-        "user_ids": [_identifier(user) for user in users],
-        "group_ids": [_identifier(group) for group in groups],
+        "user_ids": [identifier(user) for user in users],
+        "group_ids": [identifier(group) for group in groups],
         "client_ids": list(clients),
         "site_id": site,
         "max_backlog_size": max_backlog_size,

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -33,8 +35,15 @@ config_option = click.option(
 
 def load_or_exit(path: Path | None, **overrides: object) -> LoadedSettings:
     """Load the settings, or name every problem and exit with 1."""
-    try:
+    with exit_on_problems():
         return load_settings(path, os.environ, overrides)
+
+
+@contextmanager
+def exit_on_problems() -> Iterator[None]:
+    """Name every problem of the settings and exit with 1."""
+    try:
+        yield
     except ConfigurationError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
@@ -88,8 +97,14 @@ def check_config(path: Path | None) -> None:
     Example:
       messagebusd check-config --config bus.toml
     """
-    for warning in load_or_exit(path).warnings:
+    loaded = load_or_exit(path)
+    for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
+    # Imported here, because other commands need none of it.
+    from messagebusd.identity import open_lookup
+
+    with exit_on_problems():
+        open_lookup(loaded.settings.lookup)  # reads keys, and asks nobody
     click.echo(f"ok {path}" if path is not None else "ok (no file)")
 
 

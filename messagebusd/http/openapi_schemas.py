@@ -23,6 +23,7 @@ PROBLEM_CODES = {
     "invalid_idempotency_key": "the Idempotency-Key is empty, too long, or not printable ASCII",
     "limit_exceeded": "more channels, messages or nesting than are allowed",
     "unauthorized": "no key, an unknown one, or one that has expired",
+    "invalid_token": "a poll's token (JWT) is not valid, or not any more",
     "forbidden": "the key lacks the scope, or is not for this channel or site",
     "not_found": "no such message, or no such path",
     "method_not_allowed": "the path exists, but not for this method; see Allow",

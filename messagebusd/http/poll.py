@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,7 @@ from messagebusd.errors import (
     RateLimited,
     RequestError,
     StoreUnavailable,
+    Unauthorized,
 )
 from messagebusd.http.bodies import read_body
 from messagebusd.http.cors import CorsPolicy
@@ -192,15 +194,23 @@ class PollDoor:
             self._metrics.ignored(asked.ignored)
         try:
             async with asyncio.timeout(FIRST_FRAME_SECONDS):
-                connection, news = await self._catch_up(request, client_id, query, headers, asked)
+                connection, news, until = await self._catch_up(
+                    request, client_id, query, headers, asked
+                )
         except TimeoutError:
             raise StoreUnavailable("the store does not answer in time") from None
         # No await from here to parking: a message in between would be lost on this poll.
-        may_park = self._settings.long_polling_enabled and self._bus.hub.has_room
+        may_park = (
+            self._settings.long_polling_enabled
+            and self._bus.hub.has_room
+            and asyncio.get_running_loop().time() < until
+        )
         self._metrics.first_frame(time.monotonic() - started)
         mode = connection.mode
         if mode is Mode.STREAM:
-            begin = partial(self._stream, connection=connection, news=news, may_park=may_park)
+            begin = partial(
+                self._stream, connection=connection, news=news, may_park=may_park, until=until
+            )
             return await hold(request, connection, begin)
         if mode is Mode.POLL or news or news.truncated or not may_park:
             body = news.array()
@@ -208,7 +218,8 @@ class PollDoor:
                 return await hold(request, connection, partial(_answer, connection, body))
             self._bus.hub.remove(connection, CloseReason.ANSWERED)
             return web.Response(body=body, headers=connection.headers)
-        return await hold(request, connection, partial(self._park, connection=connection))
+        begin = partial(self._park, connection=connection, until=until)
+        return await hold(request, connection, begin)
 
     async def _catch_up(
         self,
@@ -217,8 +228,9 @@ class PollDoor:
         query: str,
         headers: Mapping[str, str],
         asked: PollRequest,
-    ) -> tuple[Connection, News]:
-        """Find out who polls, and what they have missed."""
+    ) -> tuple[Connection, News, float]:
+        """Find out who polls, and what they have missed; and until when, in the loop's time, it
+        is they."""
         identity = await self._identify(request, client_id, query)
         if identity.response_headers:
             headers = wire.poll_headers(headers, identity.response_headers)
@@ -228,7 +240,10 @@ class PollDoor:
             chunks=self._settings.chunked_encoding_enabled and "Dont-Chunk" not in request.headers,
         )
         connection, positions = self._connection(client_id, asked, identity, mode, headers)
-        return connection, await self._bus.attach(connection, positions)
+        until = math.inf
+        if identity.expires_at is not None:
+            until = asyncio.get_running_loop().time() + identity.expires_at - time.time()
+        return connection, await self._bus.attach(connection, positions), until
 
     def _connection(
         self,
@@ -252,7 +267,12 @@ class PollDoor:
         return connection, positions
 
     def _stream(
-        self, transport: asyncio.Transport, connection: Connection, news: News, may_park: bool
+        self,
+        transport: asyncio.Transport,
+        connection: Connection,
+        news: News,
+        may_park: bool,
+        until: float,
     ) -> None:
         hub = self._bus.hub
         ends = news.truncated or not may_park or hub.is_outdated(connection)
@@ -267,18 +287,18 @@ class PollDoor:
             superseded = may_park and not news.truncated
             connection.close(CloseReason.SUPERSEDED if superseded else CloseReason.ENDED)
         else:
-            hub.park(connection)
+            hub.park(connection, until)
 
-    def _park(self, transport: asyncio.Transport, connection: Connection) -> None:
+    def _park(self, transport: asyncio.Transport, connection: Connection, until: float) -> None:
         connection.park(transport, time.monotonic())
-        self._bus.hub.park(connection)
+        self._bus.hub.park(connection, until)
 
     async def _identify(self, request: web.Request, client_id: str, query: str) -> Identity:
         caller = _Caller(request, self._proxies, client_id, query)
         started = time.monotonic()
         try:
             identity = await self._lookup.identify(caller)
-        except LookupRefused:
+        except (LookupRefused, Unauthorized):
             self._metrics.looked_up("refused", time.monotonic() - started)
             raise
         except LookupUnavailable:

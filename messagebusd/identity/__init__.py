@@ -10,7 +10,12 @@ from messagebusd.settings import LookupSettings
 
 
 def open_lookup(settings: LookupSettings) -> IdentityLookup:
-    """The configured lookup."""
+    """The configured lookup. Raises ConfigurationError where its keys cannot be used."""
+    if settings.mode == "jwt":
+        # Imported here, because cryptography takes time and memory in every worker.
+        from messagebusd.identity.jwt import JwtLookup
+
+        return JwtLookup.from_settings(settings)
     if settings.mode == "headers":
         names = settings.headers
         return HeaderLookup(names.user, names.groups, names.site, settings.id_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from messagebusd.protocol.message import Id
 NOBODY = -1
 
 IdType = Literal["as_is", "integer", "string"]
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class Identity:
     """The person behind a poll; user_id None is an anonymous visitor.
 
     ``response_headers`` go onto the answer, whatever kind it is. ``allowed_channels`` restricts
-    what may be asked for; ``forced_channels`` replaces it, with positions.
+    what may be asked for; ``forced_channels`` replaces it, with positions. ``expires_at`` is when
+    this stops being true, in seconds since the epoch; None is never.
     """
 
     user_id: Id | None = None
@@ -32,6 +35,7 @@ class Identity:
     response_headers: Mapping[str, str] = field(default_factory=dict)
     allowed_channels: ChannelPatterns | None = None
     forced_channels: Mapping[str, Position] | None = None
+    expires_at: float | None = None
 
 
 ANONYMOUS = Identity()
@@ -72,7 +76,8 @@ class IdentityLookup(ABC):
 
     @abstractmethod
     async def identify(self, caller: Caller) -> Identity:
-        """Who this is. Raises LookupRefused or LookupUnavailable; never guesses anonymous."""
+        """Who this is. Raises LookupRefused, Unauthorized or LookupUnavailable; never guesses
+        anonymous."""
 
 
 def normalise_id(value: object, id_type: IdType) -> Id | None:
@@ -88,8 +93,8 @@ def normalise_id(value: object, id_type: IdType) -> Id | None:
     if id_type == "string":
         return str(value)
     if id_type == "integer" and isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            raise ValueError("an id is no integer, which lookup.id_type asks for") from None
+        # int() would take "4_2" and other scripts' digits for 42, which is somebody else.
+        if not _INTEGER.fullmatch(value):
+            raise ValueError("an id is no integer, which lookup.id_type asks for")
+        return int(value)
     return value

@@ -19,7 +19,7 @@ from messagebusd.settings.backend import (
 )
 from messagebusd.settings.ingest import IngestSettings, RedisInbox
 from messagebusd.settings.loading import LoadedSettings, load_settings
-from messagebusd.settings.lookup import LookupHeaders, LookupSettings, LookupWebhook
+from messagebusd.settings.lookup import LookupHeaders, LookupJwt, LookupSettings, LookupWebhook
 from messagebusd.settings.model import (
     ApiKey,
     ApiSettings,
@@ -52,6 +52,7 @@ __all__ = [
     "LoadedSettings",
     "LogSettings",
     "LookupHeaders",
+    "LookupJwt",
     "LookupSettings",
     "LookupWebhook",
     "MemorySettings",

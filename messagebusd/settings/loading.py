@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,6 +31,7 @@ from messagebusd.settings.model import Settings
 from messagebusd.settings.section import CROSS_CHECK
 from messagebusd.settings.sources import Problem, Tree, read_environment, read_file
 from messagebusd.settings.toml_lines import KeyPath
+from messagebusd.settings.values import TcpAddress
 
 OPTIONS: Mapping[str, str] = {"server.listen": "--listen", "backend.kind": "--backend"}
 """Keys that have an option on the command line."""
@@ -87,6 +89,23 @@ def _doubts(settings: Settings, tree: Tree) -> Iterator[Problem]:
             f"poll.long_polling_interval is {interval:g} seconds; "
             "many proxies end a silent request after 60",
         )
+    jwt = settings.lookup.jwt
+    if settings.lookup.mode == "jwt":
+        url = urlsplit(jwt.jwks_url or "")
+        if url.scheme == "http" and not TcpAddress(url.hostname or "", 0).is_local:
+            yield Problem(
+                tree.origin(("lookup", "jwt", "jwks_url")),
+                "lookup.jwt.jwks_url is not https://; "
+                "whoever is on the way to it can say who everybody is",
+            )
+        cors = settings.cors
+        allowed = {name.lower() for name in cors.allow_headers}
+        if cors.allow_origins and jwt.header.lower() not in allowed and jwt.cookie is None:
+            yield Problem(
+                tree.origin(("cors", "allow_headers")),
+                f"cors.allow_headers has no {jwt.header}, without which pages of other origins "
+                "cannot send a token",
+            )
 
 
 def _read_secret_files(

@@ -513,3 +513,47 @@ def test_feeds_get_everything_they_asked_for(world):
     assert everything.got == [("/a", 1), ("/b", 1)]
     assert some.got == [("/a", 1), ("/a", 2)]
     assert (everything.ended, some.ended) == (True, True)
+
+
+# -- identities that end
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.04, 1.0, 1.234, INTERVAL - 0.01])
+def test_a_poll_ends_with_its_identity(world, seconds):
+    poll = world.connect("/a")
+    poll.settle({"/a": 0})
+    poll.park(RecordingTransport(), world.clock.now)
+    until = world.clock.now + seconds
+    world.hub.park(poll, until)
+    world.clock.advance(max(0.0, seconds - 1.5 * TICK_SECONDS))
+    if seconds > 1.5 * TICK_SECONDS:
+        world.publish("/a")
+        assert messages(poll) == [("/a", 1)]
+    world.clock.advance(until - world.clock.now)  # not a tick later
+    assert world.reasons == [CloseReason.DEADLINE]
+    count = len(poll.transport.writes)
+    world.publish("/a")
+    assert len(poll.transport.writes) == count
+    world.assert_empty_after(poll)
+
+
+def test_an_identity_that_has_ended_sees_nothing_more(world):
+    poll = world.connect("/a")
+    poll.settle({"/a": 0})
+    poll.park(RecordingTransport(), world.clock.now)
+    world.hub.park(poll, world.clock.now - 60)
+    world.clock.advance(0)
+    assert world.reasons == [CloseReason.DEADLINE]
+    world.assert_empty_after(poll)
+
+
+def test_an_identity_that_stays_changes_no_deadline(world):
+    for until in (world.clock.now + INTERVAL, world.clock.now + 1e9):
+        poll = world.connect("/a", client=str(until))
+        poll.settle({"/a": 0})
+        poll.park(RecordingTransport(), world.clock.now)
+        world.hub.park(poll, until)
+    world.clock.advance(INTERVAL - TICK_SECONDS)
+    assert world.reasons == []
+    world.clock.advance(TICK_SECONDS)
+    assert world.reasons == [CloseReason.DEADLINE] * 2

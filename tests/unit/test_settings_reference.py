@@ -64,6 +64,8 @@ def test_the_examples_in_the_sample_are_valid(
     (tmp_path / "sentinel").write_text("six")
     (tmp_path / "postgres").write_text("five")
     (tmp_path / "inbox.secret").write_text("seven")
+    (tmp_path / "jwt.secret").write_text("eight" * 8)
+    (tmp_path / "jwt.pem").write_text("nine")
     text = re.sub(r"^# ?(?=\[\[|\w+ = |\"|\])", "", sample(), flags=re.MULTILINE)
     path = tmp_path / "bus.toml"
     path.write_text(text.replace("/etc/messagebusd", str(tmp_path)))
@@ -80,6 +82,8 @@ def test_the_examples_in_the_sample_are_valid(
         "ingest.redis.password",
         "ingest.redis.secret",
         "ingest.redis.sentinel_password",
+        "lookup.jwt.public_key",
+        "lookup.jwt.secret",
         "lookup.webhook.secret",
     }
 
@@ -109,6 +113,8 @@ def test_secrets_are_known() -> None:
         "ingest.redis.secret",
         "ingest.redis.sentinel_password",
         "ingest.redis.url",
+        "lookup.jwt.public_key",
+        "lookup.jwt.secret",
         "lookup.webhook.secret",
     }
 

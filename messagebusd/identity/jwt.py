@@ -39,8 +39,8 @@ from messagebusd.settings import LookupJwt, LookupSettings
 
 # Longer ones are not looked at; the HTTP parser takes 8190 bytes for a header's value.
 MAX_TOKEN_BYTES = 8000
-# Verified tokens are remembered: verifying takes 30 to 110 µs of the 150 µs that an empty poll
-# takes, remembering 4. One takes about a kilobyte.
+# Verified tokens are remembered: verifying takes 65 (HS256) to 120 µs (EdDSA), finding it again 2,
+# and an empty poll without either about 150. One takes about a kilobyte.
 MAX_REMEMBERED = 4096
 
 # Three parts in base64url, and nothing around them: no padding, no fourth part, no other alphabet.

@@ -194,7 +194,8 @@ def read_key_set(document: bytes, *, allow_secrets: bool) -> KeySet:
         if key_id is not None:
             by_id[key_id] = key
     if not keys:
-        raise UnusableKey("; ".join(["none of its keys can be used", *skipped[:3]]))
+        reasons = f": {'; '.join(skipped[:3])}" if skipped else ""
+        raise UnusableKey(f"none of its keys can be used{reasons}")
     return KeySet(by_id, keys[0] if len(keys) == 1 else None, skipped=tuple(skipped))
 
 

@@ -234,6 +234,39 @@ token_file = "missing"
             "1: lookup.headers needs three different headers for user, groups and site",
         ),
         (
+            '[lookup]\nmode = "jwt"',
+            "1: lookup.jwt needs one of secret, public_key, jwks_file and jwks_url, "
+            'because lookup.mode is "jwt"',
+        ),
+        (
+            '[lookup]\nmode = "jwt"\n[lookup.jwt]\njwks_file = "x"\njwks_url = "https://a/b"',
+            "5: lookup.jwt.jwks_url cannot be given together with lookup.jwt.jwks_file",
+        ),
+        (
+            '[lookup]\nmode = "jwt"\n[lookup.jwt]\nsecret = "' + "x" * 32 + '"\njwks_file = "x"',
+            "5: lookup.jwt.jwks_file cannot be given together with lookup.jwt.secret",
+        ),
+        (
+            '[lookup.jwt]\nsecret = "' + "x" * 31 + '"',
+            "2: lookup.jwt.secret must have at least 32 characters",
+        ),
+        (
+            '[lookup.jwt]\npublic_key = """\n-----BEGIN PRIVATE KEY-----\n"""',
+            "2: lookup.jwt.public_key must be the public key, and this is a private one",
+        ),
+        (
+            '[lookup.jwt]\ncookie = "a b"',
+            '2: lookup.jwt.cookie is not a valid cookie name; got "a b"',
+        ),
+        (
+            '[lookup.jwt]\nheader = "cookie"',
+            "2: lookup.jwt.header cannot be Cookie; cookie names the cookie",
+        ),
+        (
+            '[lookup.jwt]\nuser_claim = ""',
+            '2: lookup.jwt.user_claim must not be empty; got ""',
+        ),
+        (
             '[[api.keys]]\nname = "a"\nsha256 = "' + "0" * 64 + '"\nscopes = []',
             "4: api.keys[0].scopes must not be an empty list",
         ),
@@ -401,3 +434,59 @@ def test_problems_in_variables_do_not_show_secrets() -> None:
     for text in ('"hush"', "hush", '[{"name": "a", "token": "hush hush"}]', '["hush"]'):
         found = problems(None, {"MESSAGEBUSD_API__KEYS": text, "MESSAGEBUSD_API__KYE": "hush"})
         assert "hush" not in "".join(found)
+
+
+# -- tokens
+
+
+def test_a_file_of_a_key_is_one_key(write_config: WriteConfig) -> None:
+    Path("secret").write_text("x" * 32 + "\n")
+    Path("pem").write_text("-----BEGIN PUBLIC KEY-----")
+    jwt = '[lookup]\nmode = "jwt"\n[lookup.jwt]\nsecret_file = "secret"'
+    assert load(write_config(jwt)).settings.lookup.jwt.key_names == ["secret_file"]
+    assert problem(write_config(f'{jwt}\npublic_key_file = "pem"')) == (
+        "bus.toml:5: lookup.jwt.public_key_file cannot be given together with "
+        "lookup.jwt.secret_file"
+    )
+    Path("secret").write_text("short")
+    assert problem(write_config(jwt)) == (
+        "bus.toml:4: lookup.jwt.secret must have at least 32 characters"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "is_doubted"),
+    [
+        ("https://forum.example/jwks", False),
+        ("http://127.0.0.1/jwks", False),
+        ("http://[::1]:80/jwks", False),
+        ("http://localhost/jwks", False),
+        ("http://forum.example/jwks", True),
+        ("http://10.0.0.1/jwks", True),
+    ],
+)
+def test_keys_from_an_open_line_are_doubted(
+    write_config: WriteConfig, url: str, is_doubted: bool
+) -> None:
+    text = f'[lookup]\nmode = "jwt"\n[lookup.jwt]\njwks_url = "{url}"'
+    warnings = load(write_config(text)).warnings
+    assert any("bus.toml:4: lookup.jwt.jwks_url" in each for each in warnings) is is_doubted
+
+
+@pytest.mark.parametrize(
+    ("more", "is_doubted"),
+    [
+        ("", True),
+        ('allow_headers = ["content-type", "authorization"]', False),
+    ],
+)
+def test_a_header_that_pages_may_not_send_is_doubted(
+    write_config: WriteConfig, more: str, is_doubted: bool
+) -> None:
+    path = write_config(
+        '[lookup]\nmode = "jwt"\njwt.jwks_url = "https://a/b"\n'
+        f'[cors]\nallow_origins = ["https://a"]\n{more}'
+    )
+    sentence = "cors.allow_headers has no Authorization"
+    assert any(sentence in each for each in load(path).warnings) is is_doubted
+    assert load(path, MESSAGEBUSD_LOOKUP__JWT__COOKIE="t").warnings == ()

@@ -8,7 +8,7 @@
     │   ├── LimitExceeded          400 or 413, a limit of SPEC 2.9 or 3.1
     │   ├── InvalidChannel         400 invalid_channel
     │   ├── ReservedChannel        422 reserved_channel
-    │   ├── InvalidAudience        422 invalid_audience, restricted_global
+    │   ├── InvalidAudience        422 invalid_audience, restricted_global, audience_required
     │   ├── Unauthorized           401 unauthorized
     │   │   └── InvalidToken       401 invalid_token
     │   ├── Forbidden              403 forbidden
@@ -85,7 +85,7 @@ class ReservedChannel(InvalidChannel):
 
 
 class InvalidAudience(RequestError):
-    """The audience says nobody, or something that has no meaning."""
+    """The audience says nobody, or something that has no meaning, or is missing."""
 
     status = 422
     code = "invalid_audience"

@@ -35,7 +35,7 @@ from messagebusd.bus import MessageBus
 from messagebusd.errors import LimitExceeded, RequestError, StoreRefused, StoreUnavailable
 from messagebusd.metrics import Metrics
 from messagebusd.protocol import inbox
-from messagebusd.protocol.publication import Publication, PublishLimits
+from messagebusd.protocol.publication import Publication, PublishRules
 from messagebusd.settings import RedisConnection
 
 DOOR = "redis"
@@ -145,7 +145,7 @@ class RedisInbox:
         connection: RedisConnection,
         bus: MessageBus,
         metrics: Metrics,
-        limits: PublishLimits,
+        rules: PublishRules,
         *,
         stream: str,
         secret: str | None,
@@ -158,7 +158,7 @@ class RedisInbox:
         self._waits = open_pipeline(connection, TIMEOUT_SECONDS + BLOCK_SECONDS)
         self._bus = bus
         self._metrics = metrics
-        self._limits = limits
+        self._rules = rules
         self._stream = stream
         self._dead = f"{stream}:dead"
         self._lease = f"{stream}:reader"
@@ -248,7 +248,7 @@ class RedisInbox:
     async def _page(self, entries: int) -> Sequence[_Entry] | None:
         """The first entries of the stream; None without the lease, which is renewed by this."""
         now = self._clock()
-        largest = self._limits.max_data + MAX_ENVELOPE_BYTES
+        largest = self._rules.max_data + MAX_ENVELOPE_BYTES
         answer = await self._ask(
             *("EVAL", _READ, 2, self._stream, self._lease, self._token),
             *(int(LEASE_SECONDS * 1000), entries, PAGE_BYTES, largest),
@@ -326,7 +326,7 @@ class RedisInbox:
             fields = inbox.read_fields(entry.words)
             if self._secret is not None:
                 inbox.verify(fields, self._secret)
-            return inbox.parse_entry(fields, self._limits), self._once(entry.id, fields)
+            return inbox.parse_entry(fields, self._rules), self._once(entry.id, fields)
         except RequestError:
             raise
         except Exception:

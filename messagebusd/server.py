@@ -48,8 +48,9 @@ from messagebusd.listeners import (
 )
 from messagebusd.log import configure_logging
 from messagebusd.metrics import Metrics
-from messagebusd.protocol.publication import PublishLimits
+from messagebusd.protocol.publication import PublishRules
 from messagebusd.protocol.requests import PollLimits
+from messagebusd.protocol.rules import ChannelRules
 from messagebusd.settings import Settings, UnixAddress
 from messagebusd.supervisor.assignment import Place
 
@@ -153,8 +154,12 @@ class Server:
             max_backlog_bytes=poll.max_backlog_bytes,
             max_waiting=settings.backend.max_in_memory_publish_backlog,
         )
-        limits = PublishLimits(settings.backend.max_data_size, poll.max_channel)
-        self.inbox = self._inbox(limits) if settings.ingest.redis.enabled else None
+        rules = PublishRules(
+            settings.backend.max_data_size,
+            poll.max_channel,
+            ChannelRules([each.rule() for each in settings.channels]),
+        )
+        self.inbox = self._inbox(rules) if settings.ingest.redis.enabled else None
 
         prefix = f"{settings.server.base_route}message-bus/"
         door = None
@@ -168,7 +173,7 @@ class Server:
                 CorsPolicy(**settings.cors.model_dump()),
                 TrustedProxies(settings.server.trusted_proxies),
                 poll,
-                limits,
+                rules,
             )
         public = public_app(prefix, door, self.metrics, poll.max_body, self._is_draining)
         if extend is not None:
@@ -185,7 +190,7 @@ class Server:
         internal.add_routes(ops.routes())
         apps = {"public": public, "internal": internal} if split else {"public": public}
         if settings.api.enabled:
-            api = self._api(limits)
+            api = self._api(rules)
             internal.add_routes(api.routes())
             if place is not None:
                 apps[SIBLINGS] = internal_app(self.metrics, MAX_BODY_BYTES, self._is_draining)
@@ -199,25 +204,25 @@ class Server:
         self.addresses: dict[str, str] = {}
         self._lag_timer: asyncio.TimerHandle | None = None
 
-    def _api(self, limits: PublishLimits) -> Api:
+    def _api(self, rules: PublishRules) -> Api:
         poll = self._settings.poll
         return Api(
             self.bus,
             KeyRing.from_settings(self._settings.api, self.made_key),
             self.metrics,
-            limits,
+            rules,
             PollLimits(max_channels=poll.max_channels, max_channel=poll.max_channel),
             siblings=self._siblings,
             body_timeout=poll.body_timeout,
         )
 
-    def _inbox(self, limits: PublishLimits) -> RedisInbox:
+    def _inbox(self, rules: PublishRules) -> RedisInbox:
         settings = self._settings.ingest.redis
         return RedisInbox(
             settings.connection(self._settings.backend),
             self.bus,
             self.metrics,
-            limits,
+            rules,
             stream=settings.stream,
             secret=settings.secret.get_secret_value() if settings.secret else None,
             max_dead=settings.max_dead,

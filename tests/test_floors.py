@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "messagebusd"
 FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "protocol": ({"errors", "protocol"}, {"msgspec"}),
-    "settings": ({"errors", "settings"}, {"pydantic", "pydantic_core"}),
+    "settings": ({"errors", "protocol.rules", "settings"}, {"pydantic", "pydantic_core"}),
     "log": (set(), set()),
     "connection": ({"protocol"}, set()),
     "hub": ({"connection", "protocol"}, set()),

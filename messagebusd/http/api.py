@@ -19,7 +19,7 @@ from messagebusd.http.reading import ReadDoor
 from messagebusd.http.siblings import Siblings
 from messagebusd.http.subscribe import HEARTBEAT_SECONDS, SubscribeDoor
 from messagebusd.metrics import Metrics
-from messagebusd.protocol.publication import PublishLimits
+from messagebusd.protocol.publication import PublishRules
 from messagebusd.protocol.requests import PollLimits
 
 PREFIX = "/api/v1/"
@@ -36,7 +36,7 @@ class Api:
         bus: MessageBus,
         keys: KeyRing,
         metrics: Metrics,
-        publish_limits: PublishLimits,
+        publish_rules: PublishRules,
         poll_limits: PollLimits,
         *,
         siblings: Siblings | None = None,
@@ -44,7 +44,7 @@ class Api:
         heartbeat: float = HEARTBEAT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._publish = PublishDoor(bus, keys, metrics, publish_limits, body_timeout)
+        self._publish = PublishDoor(bus, keys, metrics, publish_rules, body_timeout)
         self._read = ReadDoor(bus, keys, metrics, poll_limits, body_timeout)
         self._subscribe = SubscribeDoor(
             bus, keys, metrics, poll_limits, body_timeout, heartbeat, clock

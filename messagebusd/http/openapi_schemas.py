@@ -32,6 +32,7 @@ PROBLEM_CODES = {
     "reserved_channel": "the channel belongs to the bus itself",
     "invalid_audience": "an empty or malformed list of ids",
     "restricted_global": "user_ids or group_ids on a /global/ channel",
+    "audience_required": "the channel's rule asks for user_ids, group_ids or client_ids",
     "store_refused": "the store will never take this message",
     "idempotency_conflict": "the Idempotency-Key was used before with another body",
     "rate_limited": "too much at present; see Retry-After",

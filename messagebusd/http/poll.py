@@ -42,7 +42,7 @@ from messagebusd.metrics import Metrics
 from messagebusd.protocol import requests, wire
 from messagebusd.protocol.catchup import Position
 from messagebusd.protocol.channels import INTERNAL_CHANNELS, qualify
-from messagebusd.protocol.publication import PublishLimits, check_publication
+from messagebusd.protocol.publication import PublishRules, check_publication
 from messagebusd.protocol.requests import Mode, PollLimits, PollRequest
 from messagebusd.settings import PollSettings
 
@@ -106,7 +106,7 @@ class PollDoor:
         cors: CorsPolicy,
         proxies: TrustedProxies,
         settings: PollSettings,
-        publish_limits: PublishLimits,
+        publish_rules: PublishRules,
     ) -> None:
         self._prefix = prefix
         self._bus = bus
@@ -115,7 +115,8 @@ class PollDoor:
         self._cors = cors
         self._proxies = proxies
         self._settings = settings
-        self._publish_limits = publish_limits
+        self._publish_rules = publish_rules
+        self._channels = publish_rules.channels
         self._limits = PollLimits(
             max_channels=settings.max_channels,
             max_channel=settings.max_channel,
@@ -256,9 +257,13 @@ class PollDoor:
         channels = []
         positions = []
         forced, allowed = identity.forced_channels, identity.allowed_channels
+        may_subscribe = self._channels.may_subscribe
         for channel, position in (asked.positions if forced is None else forced).items():
+            named = True if forced is not None else None
+            if allowed is not None:
+                named = channel in allowed
             # What is denied is neither delivered nor mentioned.
-            if channel not in INTERNAL_CHANNELS and (allowed is None or channel in allowed):
+            if channel not in INTERNAL_CHANNELS and may_subscribe(channel, identity.user_id, named):
                 channels.append(qualify(channel, identity.site_id))
                 positions.append(position)
         connection = Connection(
@@ -329,7 +334,7 @@ class PollDoor:
         identity = await self._identify(request, BROADCAST, "")
         data = msgspec.json.encode(fields["data"])
         await self._bus.publish(
-            check_publication(channel, data, self._publish_limits, site_id=identity.site_id)
+            check_publication(channel, data, self._publish_rules, site_id=identity.site_id)
         )
         self._metrics.published(BROADCAST)
         return web.Response(body=b"sent", content_type="text/html")

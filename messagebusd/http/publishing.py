@@ -28,7 +28,7 @@ from messagebusd.http.problems import problem, request_id
 from messagebusd.metrics import Metrics
 from messagebusd.protocol.publication import (
     Publication,
-    PublishLimits,
+    PublishRules,
     parse_object,
     parse_publication,
 )
@@ -60,15 +60,15 @@ class PublishDoor:
         bus: MessageBus,
         keys: KeyRing,
         metrics: Metrics,
-        limits: PublishLimits,
+        rules: PublishRules,
         body_timeout: float,
     ) -> None:
         self._bus = bus
         self._keys = keys
         self._metrics = metrics
-        self._limits = limits
+        self._rules = rules
         self._body_timeout = body_timeout
-        self._max_body = limits.max_data + MAX_ENVELOPE_BYTES
+        self._max_body = rules.max_data + MAX_ENVELOPE_BYTES
         self._max_batch = max(MAX_BATCH_BYTES, self._max_body)
 
     async def publish(self, request: web.Request) -> web.Response:
@@ -97,7 +97,7 @@ class PublishDoor:
 
     def _parse(self, key: Key, message: bytes | msgspec.Raw) -> Publication:
         """Read one message that this key may publish. Raises RequestError."""
-        publication = parse_publication(message, self._limits)
+        publication = parse_publication(message, self._rules)
         key.require_channel(publication.channel, publication.site_id, changes=True)
         return publication
 

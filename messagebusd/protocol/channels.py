@@ -108,7 +108,9 @@ class ChannelPatterns:
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self.patterns = tuple(patterns)
-        parts = (_glob(re.sub(r"\*+", "*", each).split("*")) for each in patterns)
+        parts = (
+            glob([re.escape(literal) for literal in re.split(r"\*+", each)]) for each in patterns
+        )
         self._match = re.compile("|".join(parts), re.DOTALL).fullmatch
 
     def __contains__(self, channel: str) -> bool:
@@ -118,13 +120,13 @@ class ChannelPatterns:
         return ", ".join(self.patterns)
 
 
-def _glob(literals: Sequence[str]) -> str:
-    """A regular expression for literals with anything between them.
+def glob(parts: Sequence[str]) -> str:
+    """A regular expression for parts, themselves regular expressions, with anything between them.
 
     Each one is looked for from the left and then settled (an atomic group): clients choose the
-    names, and trying all ways to place the literals would take seconds.
+    names, and trying all ways to place the parts would take seconds.
     """
-    first, *others = map(re.escape, literals)
+    first, *others = parts
     if not others:
         return first
     *middle, last = others

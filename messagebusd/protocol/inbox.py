@@ -16,7 +16,7 @@ from messagebusd.protocol.message import Id
 from messagebusd.protocol.publication import (
     Count,
     Publication,
-    PublishLimits,
+    PublishRules,
     check_publication,
 )
 
@@ -47,7 +47,7 @@ def read_fields(words: Sequence[bytes]) -> Fields:
     return fields
 
 
-def parse_entry(fields: Fields, limits: PublishLimits) -> Publication:
+def parse_entry(fields: Fields, rules: PublishRules) -> Publication:
     """Check one entry, under the rules of every door. Raises RequestError."""
     for name in fields:
         if name not in _KNOWN:
@@ -66,7 +66,7 @@ def parse_entry(fields: Fields, limits: PublishLimits) -> Publication:
     return check_publication(
         texts[b"channel"],
         fields[b"data"],
-        limits,
+        rules,
         site_id=texts.get(b"site_id"),
         user_ids=lists.get(b"user_ids"),
         group_ids=lists.get(b"group_ids"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -29,6 +29,7 @@ from messagebusd.protocol.channels import (
     validate_site,
 )
 from messagebusd.protocol.message import Audience, Id
+from messagebusd.protocol.rules import ChannelRules
 
 T = TypeVar("T")
 
@@ -38,11 +39,12 @@ MAX_DEPTH = 99
 
 
 @dataclass(frozen=True, slots=True)
-class PublishLimits:
-    """Sizes in bytes."""
+class PublishRules:
+    """What is configured of the rules; sizes in bytes."""
 
     max_data: int = 1024 * 1024
     max_channel: int = MAX_CHANNEL_BYTES
+    channels: ChannelRules = field(default_factory=ChannelRules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,13 @@ _FIELDS: dict[str, Callable[[bytes | msgspec.Raw], Any]] = {
 _AUDIENCE_FIELDS = ("user_ids", "group_ids", "client_ids")
 
 
-def parse_publication(body: bytes | msgspec.Raw, limits: PublishLimits) -> Publication:
+def parse_publication(body: bytes | msgspec.Raw, rules: PublishRules) -> Publication:
     """Read and check one publish request. Raises RequestError."""
     fields = parse_object(body, _FIELDS, required=("channel", "data"))
     return check_publication(
         fields["channel"],
         bytes(fields["data"]),
-        limits,
+        rules,
         site_id=fields.get("site_id"),
         user_ids=fields.get("user_ids"),
         group_ids=fields.get("group_ids"),
@@ -133,7 +135,7 @@ def parse_object(
 def check_publication(
     channel: str,
     data: bytes,
-    limits: PublishLimits,
+    rules: PublishRules,
     *,
     site_id: str | None = None,
     user_ids: list[Id] | None = None,
@@ -144,12 +146,12 @@ def check_publication(
     queue_in_memory: bool = False,
 ) -> Publication:
     """Apply the rules to decoded values; ``data`` is JSON. Raises RequestError."""
-    validate_channel(channel, limits.max_channel)
+    validate_channel(channel, rules.max_channel)
     if site_id is not None:
         validate_site(site_id)
-    if len(data) > limits.max_data:
+    if len(data) > rules.max_data:
         raise LimitExceeded(
-            f"the data has {len(data)} bytes, {limits.max_data} are allowed",
+            f"the data has {len(data)} bytes, {rules.max_data} are allowed",
             code="payload_too_large",
             status=413,
         )
@@ -171,8 +173,20 @@ def check_publication(
     audience = None
     if restricted or client_ids is not None:
         audience = Audience(user_ids, group_ids, client_ids)
+    rule = rules.channels.rule(channel)
+    if rule.require_audience and audience is None:
+        raise InvalidAudience(
+            f"a message on {channel} must say whom it is for: user_ids, group_ids or client_ids",
+            code="audience_required",
+        )
     return Publication(
-        channel, data, site_id, audience, max_backlog_size, max_backlog_age, queue_in_memory
+        channel,
+        data,
+        site_id,
+        audience,
+        rule.max_backlog_size if max_backlog_size is None else max_backlog_size,
+        rule.max_backlog_age if max_backlog_age is None else max_backlog_age,
+        queue_in_memory,
     )
 
 

@@ -1,13 +1,14 @@
 """The settings: one frozen tree, read once, checked whole.
 
-``model.py`` is the list of everything that can be set, ``lookup.py`` and ``backend.py`` its parts
-about lookups and stores,
-``section.py`` what sections have in common, ``values.py`` the kinds of values in it,
-``loading.py`` how defaults, file, environment and command line become one tree, ``toml_lines.py``
-where in the file a key stands, ``reference.py`` the tree as text (sample file, documentation).
+``model.py`` is the list of everything that can be set; its parts about lookups, stores, the Redis
+door, channel rules and filters are in ``lookup.py``, ``backend.py``, ``ingest.py`` and
+``delivery.py``. ``section.py`` is what sections have in common, ``values.py`` the kinds of values
+in it, ``loading.py`` how defaults, file, environment and command line become one tree,
+``toml_lines.py`` where in the file a key stands, ``reference.py`` the tree as text (sample file,
+documentation).
 
-This package imports the standard library, pydantic and ``messagebusd.errors``, and does no I/O but
-reading the configuration file and the files that secrets come from.
+This package imports the standard library, pydantic, ``messagebusd.errors`` and what checks channel
+patterns, and does no I/O but reading the configuration file and the files that secrets come from.
 """
 
 from messagebusd.settings.backend import (
@@ -17,6 +18,7 @@ from messagebusd.settings.backend import (
     RedisConnection,
     RedisSettings,
 )
+from messagebusd.settings.delivery import ChannelSettings, FilterSettings
 from messagebusd.settings.ingest import IngestSettings, RedisInbox
 from messagebusd.settings.loading import LoadedSettings, load_settings
 from messagebusd.settings.lookup import LookupHeaders, LookupJwt, LookupSettings, LookupWebhook
@@ -24,7 +26,6 @@ from messagebusd.settings.model import (
     ApiKey,
     ApiSettings,
     CorsSettings,
-    FilterSettings,
     LogSettings,
     MetricsSettings,
     PollSettings,
@@ -45,6 +46,7 @@ __all__ = [
     "ApiKey",
     "ApiSettings",
     "BackendSettings",
+    "ChannelSettings",
     "CorsSettings",
     "FdAddress",
     "FilterSettings",

@@ -13,6 +13,11 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from messagebusd.settings.backend import BackendSettings
+from messagebusd.settings.delivery import (
+    ChannelSettings,
+    FilterSettings,
+    rules_that_never_match,
+)
 from messagebusd.settings.ingest import IngestSettings
 from messagebusd.settings.lookup import LookupSettings
 from messagebusd.settings.section import Section, refuse
@@ -20,7 +25,6 @@ from messagebusd.settings.values import (
     Address,
     BaseRoute,
     Bytes,
-    CallableName,
     ChannelText,
     Count,
     CountOrZero,
@@ -238,17 +242,6 @@ class ApiSettings(Section):
         return self.key is not None or self.key_file is not None or bool(self.keys)
 
 
-class FilterSettings(Section):
-    """A filter over messages on their way to a subscriber. Every filter whose prefix matches must
-    allow a message; one that fails withholds it."""
-
-    channel_prefix: ChannelText = Field(examples=["/chat/"])
-    """Channels that it applies to."""
-
-    callable: CallableName = Field(examples=["forum_filters.chat:allow"])
-    """Python function that says whether a message may be delivered."""
-
-
 class LogSettings(Section):
     """What is written to stderr."""
 
@@ -276,6 +269,8 @@ class Settings(Section):
     api: ApiSettings = ApiSettings()
     ingest: IngestSettings = IngestSettings()
     lookup: LookupSettings = LookupSettings()
+    channels: tuple[ChannelSettings, ...] = ()
+    """Rules for channels."""
     filters: tuple[FilterSettings, ...] = ()
     """Filters on delivery."""
     log: LogSettings = LogSettings()
@@ -300,5 +295,6 @@ class Settings(Section):
         if self.server.workers > 1 and self.backend.kind == "memory":
             alone = 'must be 1 where backend.kind is "memory", which processes cannot share'
             problems.append(("server.workers", alone))
+        problems += rules_that_never_match(self.channels)
         refuse(problems)
         return self

@@ -10,7 +10,7 @@ from dataclasses import replace
 from messagebusd.backends.base import Backend, Retention
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.protocol.message import Message
-from messagebusd.protocol.publication import PublishLimits, parse_publication
+from messagebusd.protocol.publication import PublishRules, parse_publication
 from tests.support.clock import FakeClock
 
 
@@ -91,7 +91,7 @@ class Store(ABC):
 
     async def publish(self, channel: str, data: bytes = b"1", **options: object) -> int:
         publication = parse_publication(
-            b'{"channel":"%b","data":%b}' % (channel.encode(), data), PublishLimits()
+            b'{"channel":"%b","data":%b}' % (channel.encode(), data), PublishRules()
         )
         published = await self.backend.publish(replace(publication, **options))
         return published.message_id

@@ -16,7 +16,7 @@ from messagebusd.backends.base import Backlog
 from messagebusd.errors import RequestError
 from messagebusd.protocol.channels import unqualify
 from messagebusd.protocol.message import Audience, Message
-from messagebusd.protocol.publication import Publication, PublishLimits, parse_publication
+from messagebusd.protocol.publication import Publication, PublishRules, parse_publication
 from tests.backends import vectors
 from tests.backends.postgres_store import PlainPostgresStore
 from tests.backends.vectors import Case
@@ -130,7 +130,7 @@ def test_the_rules_let_the_recorded_publishes_pass(name, number):
     if stored.site_id is not None:
         fields["site_id"] = stored.site_id
     try:
-        parsed = parse_publication(json.dumps(fields, ensure_ascii=False).encode(), PublishLimits())
+        parsed = parse_publication(json.dumps(fields, ensure_ascii=False).encode(), PublishRules())
     except RequestError:
         assert (name, number) in REFUSED
     else:

@@ -19,7 +19,7 @@ from messagebusd.backends.redis import RedisBackend
 from messagebusd.errors import RequestError
 from messagebusd.protocol.channels import qualify, unqualify
 from messagebusd.protocol.message import Audience, Message
-from messagebusd.protocol.publication import Publication, PublishLimits, parse_publication
+from messagebusd.protocol.publication import Publication, PublishRules, parse_publication
 from messagebusd.settings.backend import RedisSettings
 from tests.backends import vectors
 from tests.backends.stores import Announcements, Reports
@@ -140,7 +140,7 @@ def test_the_rules_let_the_recorded_publishes_pass(name, number):
     if stored.site_id is not None:
         fields["site_id"] = stored.site_id
     try:
-        parsed = parse_publication(json.dumps(fields, ensure_ascii=False).encode(), PublishLimits())
+        parsed = parse_publication(json.dumps(fields, ensure_ascii=False).encode(), PublishRules())
     except RequestError:
         assert (name, number) in REFUSED
     else:

@@ -17,7 +17,7 @@ import pytest
 
 from messagebusd.errors import RequestError
 from messagebusd.protocol import requests
-from messagebusd.protocol.publication import PublishLimits, parse_publication
+from messagebusd.protocol.publication import PublishRules, parse_publication
 from messagebusd.protocol.requests import MAX_ID, PollLimits
 from messagebusd.protocol.stored import decode_payload, encode_payload
 
@@ -127,7 +127,7 @@ def test_polls():
 
 @pytest.mark.timeout(SECONDS + 60)
 def test_publishes():
-    limits = PublishLimits(max_data=10_000)
+    limits = PublishRules(max_data=10_000)
 
     def try_one(body: bytes) -> bool:
         try:

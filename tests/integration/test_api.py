@@ -13,7 +13,7 @@ from messagebusd.http.auth import ChannelPatterns, Key, digest
 from messagebusd.http.exchange import MAX_BODY_BYTES
 from messagebusd.http.publishing import MAX_BATCH_BYTES, MAX_ENVELOPE_BYTES
 from messagebusd.metrics import Metrics
-from messagebusd.protocol.publication import PublishLimits
+from messagebusd.protocol.publication import PublishRules
 from tests.support.api import DOCUMENT, KEY, Answer, ApiServer, check_answer
 from tests.support.rawhttp import RawConnection, encode_request
 
@@ -28,7 +28,7 @@ KEYS = [
 
 @pytest.fixture
 async def api():
-    async with ApiServer(keys=KEYS, limits=PublishLimits(max_data=1000)) as server:
+    async with ApiServer(keys=KEYS, rules=PublishRules(max_data=1000)) as server:
         yield server
 
 

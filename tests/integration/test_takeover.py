@@ -26,7 +26,7 @@ from messagebusd.http.proxies import TrustedProxies
 from messagebusd.hub import Hub
 from messagebusd.identity import AnonymousLookup
 from messagebusd.metrics import Metrics
-from messagebusd.protocol.publication import Publication, PublishLimits
+from messagebusd.protocol.publication import Publication, PublishRules
 from messagebusd.protocol.requests import Mode
 from messagebusd.settings import PollSettings
 from tests.support.rawhttp import RawConnection, encode_request
@@ -57,7 +57,7 @@ class World:
             CorsPolicy((), (), (), 0),
             TrustedProxies(()),
             settings,
-            PublishLimits(),
+            PublishRules(),
         )
         app = public_app("/message-bus/", door, self.metrics, settings.max_body, lambda: False)
         self._runner = runner(app, self.metrics, 5.0)

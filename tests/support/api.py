@@ -36,7 +36,7 @@ from messagebusd.http.openapi_parts import ITEM_SCHEMA
 from messagebusd.hub import Hub
 from messagebusd.metrics import Metrics
 from messagebusd.protocol.catchup import LastId
-from messagebusd.protocol.publication import Publication, PublishLimits, check_publication
+from messagebusd.protocol.publication import Publication, PublishRules, check_publication
 from messagebusd.protocol.requests import PollLimits
 
 KEY = "the-key"
@@ -100,7 +100,7 @@ class ApiServer:
         *,
         keys: Sequence[Key] = (),
         retention: Retention | None = None,
-        limits: PublishLimits | None = None,
+        rules: PublishRules | None = None,
         backend: MemoryBackend | None = None,
         max_backlog_bytes: int = 2**22,
         wall: Callable[[], float] = time.time,
@@ -118,13 +118,13 @@ class ApiServer:
         self.bus = MessageBus(
             self.backend, self.hub, self.metrics, max_backlog_bytes=max_backlog_bytes
         )
-        self.limits = limits or PublishLimits()
+        self.rules = rules or PublishRules()
         ring = KeyRing([Key("test", digest(KEY)), *keys], wall)
         api = Api(
             self.bus,
             ring,
             self.metrics,
-            self.limits,
+            self.rules,
             PollLimits(),
             **{"body_timeout": WAIT_SECONDS, **options},
         )
@@ -220,7 +220,7 @@ class ApiServer:
     async def publish(self, channel: str, data: Any = None, **options: Any) -> Published:
         """Publish past the API."""
         raw = json.dumps(data).encode()
-        return await self.bus.publish(check_publication(channel, raw, self.limits, **options))
+        return await self.bus.publish(check_publication(channel, raw, self.rules, **options))
 
 
 class Subscription:

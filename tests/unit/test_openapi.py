@@ -16,7 +16,7 @@ from messagebusd.http import openapi
 from messagebusd.http.api import Api
 from messagebusd.http.openapi_parts import ITEM_SCHEMA
 from messagebusd.http.openapi_schemas import PROBLEM_CODES
-from messagebusd.protocol.publication import _FIELDS, PublishLimits
+from messagebusd.protocol.publication import _FIELDS, PublishRules
 from messagebusd.protocol.requests import PollLimits
 
 DOCUMENT = json.loads(json.dumps(openapi.document()))
@@ -50,7 +50,7 @@ def references(node):
 
 
 def test_it_describes_what_is_served_and_nothing_else():
-    api = Api(Mock(), Mock(), Mock(), PublishLimits(), PollLimits(), body_timeout=1.0)
+    api = Api(Mock(), Mock(), Mock(), PublishRules(), PollLimits(), body_timeout=1.0)
     served = {(route.method.lower(), route.path) for route in api.routes()}
     assert set(OPERATIONS) == served | OTHERS
 

@@ -194,6 +194,26 @@ token_file = "missing"
         ("log = 3", "1: log must be a table; got 3"),
         ("filters = [3]", "1: filters[0] must be a table; got 3"),
         (
+            '[[channels]]\npattern = "/user/{userid}"',
+            "2: channels[0].pattern has an unknown placeholder {userid}; there is only {user_id}; "
+            'got "/user/{userid}"',
+        ),
+        (
+            '[[channels]]\npattern = "/user/{user_id"',
+            '2: channels[0].pattern has a brace without its other half; got "/user/{user_id"',
+        ),
+        (
+            '[[channels]]\npattern = "/a/*"\n[[channels]]\npattern = "/b"\n'
+            '[[channels]]\npattern = "/a/b/*"',
+            "6: channels[2].pattern can never match: channels[0] comes first, and its pattern "
+            '"/a/*" covers this one',
+        ),
+        (
+            '[[channels]]\npattern = "/a"\nsubscribe = "nobody"',
+            '3: channels[0].subscribe must be "public", "authenticated", "granted" or "none"; '
+            'got "nobody"',
+        ),
+        (
             '[cors]\nallow_origins = "*"',
             "2: cors.allow_origins must be a list, each item an origin, such as "
             '"https://forum.example"; got "*"',

@@ -70,6 +70,7 @@ def test_the_examples_in_the_sample_are_valid(
     path = tmp_path / "bus.toml"
     path.write_text(text.replace("/etc/messagebusd", str(tmp_path)))
     loaded = load_settings(path, {}, {})
+    assert loaded.settings.channels
     assert loaded.settings.filters
     assert loaded.settings.api.keys[0].expires
     # Only what would be a secret in plain text has no example.
@@ -91,10 +92,11 @@ def test_the_examples_in_the_sample_are_valid(
 def test_every_key_is_documented() -> None:
     page = markdown()
     for name, key in KEYS.items():
-        if name not in ("api.keys", "filters"):
+        if name not in ("api.keys", "channels", "filters"):
             assert key.field.description, name
             assert f"| `{key.path[-1]}` |" in page
         assert allowed(key.annotation)
+    assert "## `[[channels]]`" in page
     assert "## `[[filters]]`" in page
     assert "## `[[api.keys]]`" in page
 

@@ -18,9 +18,9 @@ from messagebusd.protocol.inbox import (
     verify,
 )
 from messagebusd.protocol.message import Audience
-from messagebusd.protocol.publication import Publication, PublishLimits
+from messagebusd.protocol.publication import Publication, PublishRules
 
-LIMITS = PublishLimits(max_data=1000, max_channel=50)
+LIMITS = PublishRules(max_data=1000, max_channel=50)
 SECRET = b"s3cret"
 LEAST = {b"channel": b"/foo", b"data": b"1"}
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from messagebusd.errors import RequestError
 from messagebusd.protocol.message import Audience
-from messagebusd.protocol.publication import PublishLimits, compact, parse_publication
+from messagebusd.protocol.publication import PublishRules, compact, parse_publication
+from messagebusd.protocol.rules import ChannelRule, ChannelRules
 
-LIMITS = PublishLimits()
+LIMITS = PublishRules()
 
 
 def parse(**fields):
@@ -221,3 +222,52 @@ def test_objects_are_published_or_refused(fields):
         assert error.status in (400, 413, 422)
     else:
         assert publication.channel == fields["channel"]
+
+
+ASKING = PublishRules(
+    channels=ChannelRules(
+        [
+            ChannelRule("/user/{user_id}", max_backlog_size=5, max_backlog_age=60),
+            ChannelRule("/topic/*", require_audience=True),
+            ChannelRule("/global/*", require_audience=True),
+            ChannelRule("/distributed_hash", require_audience=True),
+        ]
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"channel": "/topic/1"}, "audience_required"),
+        ({"channel": "/topic/1", "user_ids": None}, "audience_required"),
+        ({"channel": "/topic/1", "site_id": "s"}, "audience_required"),
+        ({"channel": "/topic/1", "user_ids": []}, "invalid_audience"),
+        ({"channel": "/topic/1", "user_ids": [1]}, None),
+        ({"channel": "/topic/1", "group_ids": [1]}, None),
+        ({"channel": "/topic/1", "client_ids": ["c"]}, None),
+        ({"channel": "/global/a"}, "audience_required"),
+        ({"channel": "/global/a", "user_ids": [1]}, "restricted_global"),
+        ({"channel": "/global/a", "client_ids": ["c"]}, None),
+        ({"channel": "/topic"}, None),
+    ],
+)
+def test_a_rule_asks_for_an_audience(fields, code):
+    body = {"data": 1, **fields}
+    if code is None:
+        assert parse_publication(json.dumps(body).encode(), ASKING).channel == fields["channel"]
+    else:
+        error = refusal(body, ASKING)
+        assert (error.code, error.status) == (code, 422)
+
+
+def test_a_rule_stands_in_for_what_a_publish_does_not_say():
+    def kept(**fields):
+        body = json.dumps({"channel": "/user/7", "data": 1, **fields}).encode()
+        publication = parse_publication(body, ASKING)
+        return publication.max_backlog_size, publication.max_backlog_age
+
+    assert kept() == kept(max_backlog_size=None) == (5, 60)
+    assert kept(max_backlog_size=0) == (0, 60)
+    assert kept(max_backlog_age=7) == (5, 7)
+    assert kept(max_backlog_size=9, max_backlog_age=9) == (9, 9)

@@ -16,6 +16,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 import uvloop
@@ -26,7 +27,8 @@ from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
 from messagebusd.connection import CloseReason
 from messagebusd.errors import ConfigurationError, MessageBusError
-from messagebusd.filters import FilterChain, load_filter
+from messagebusd.filters.chain import CallableFilter, ExpressionFilter, Filter, FilterChain
+from messagebusd.filters.expressions import Expression
 from messagebusd.http.api import Api
 from messagebusd.http.app import internal_app, public_app, runner
 from messagebusd.http.auth import KeyRing
@@ -51,7 +53,7 @@ from messagebusd.metrics import Metrics
 from messagebusd.protocol.publication import PublishRules
 from messagebusd.protocol.requests import PollLimits
 from messagebusd.protocol.rules import ChannelRules
-from messagebusd.settings import Settings, UnixAddress
+from messagebusd.settings import FilterSettings, Settings, UnixAddress
 from messagebusd.supervisor.assignment import Place
 
 # Adds routes to the public application, for a host application in the same process.
@@ -132,7 +134,7 @@ class Server:
             self._siblings = Siblings(place.number, workers, place.folder)
             self.made_key = place.made_key
         self.backend = open_backend(settings.backend, self.metrics)
-        filters = [load_filter(each.channel_prefix, each.callable) for each in settings.filters]
+        filters = [load_filter(each) for each in settings.filters]
         poll = settings.poll
         self._max_polls = -(-poll.max_active_clients // workers)
         self.hub = Hub(
@@ -141,7 +143,9 @@ class Server:
             interval=poll.long_polling_interval,
             max_active_clients=self._max_polls,
             max_client_buffer=poll.max_client_buffer,
-            filters=FilterChain(filters, self.metrics.filter_failed) if filters else None,
+            filters=FilterChain(filters, self.metrics.filter_failed, loop.call_soon, time.time)
+            if filters
+            else None,
         )
         self.metrics.watch_parked(self.hub.parked_by_mode)
         if isinstance(self.backend, MemoryBackend):
@@ -328,6 +332,14 @@ class Server:
         self.metrics.loop_lag.set(max(0.0, now - due))
         due = now + LAG_INTERVAL_SECONDS
         self._lag_timer = self._loop.call_at(due, self._measure_lag, due)
+
+
+def load_filter(settings: FilterSettings) -> Filter:
+    """A filter as it is declared. Raises ConfigurationError."""
+    if settings.allow is not None:
+        return ExpressionFilter(settings.channel_prefix, Expression(settings.allow))
+    assert settings.callable is not None  # the settings checked that there is one of both
+    return CallableFilter(settings.channel_prefix, settings.callable)
 
 
 def raise_descriptor_limit(wanted: int) -> int:

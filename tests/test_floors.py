@@ -14,11 +14,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "messagebusd"
 FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "protocol": ({"errors", "protocol"}, {"msgspec"}),
-    "settings": ({"errors", "protocol.rules", "settings"}, {"pydantic", "pydantic_core"}),
+    "settings": (
+        {"errors", "filters.expressions", "protocol.rules", "settings"},
+        {"pydantic", "pydantic_core"},
+    ),
     "log": (set(), set()),
     "connection": ({"protocol"}, set()),
     "hub": ({"connection", "protocol"}, set()),
-    "filters": ({"connection", "errors", "protocol"}, {"msgspec"}),
+    "filters": ({"connection", "errors", "filters", "protocol"}, {"cel_expr_python", "msgspec"}),
     "metrics": ({"connection", "errors", "protocol"}, {"prometheus_client"}),
     "backends": (
         {"backends", "errors", "protocol", "settings"},

@@ -8,7 +8,8 @@ in it, ``loading.py`` how defaults, file, environment and command line become on
 documentation).
 
 This package imports the standard library, pydantic, ``messagebusd.errors`` and what checks channel
-patterns, and does no I/O but reading the configuration file and the files that secrets come from.
+patterns and expressions, and does no I/O but reading the configuration file and the files that
+secrets come from.
 """
 
 from messagebusd.settings.backend import (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from messagebusd.filters.expressions import Expression
 from messagebusd.protocol.rules import ChannelRule, check_pattern, covered
 from messagebusd.settings.section import Section
 from messagebusd.settings.values import (
@@ -28,6 +29,14 @@ def _pattern(text: str) -> str:
 ChannelPattern = Annotated[
     Text, AfterValidator(_pattern), Kind('a pattern that begins with "/" or "*"')
 ]
+
+
+def _expression(text: str) -> str:
+    Expression(text)
+    return text
+
+
+CelExpression = Annotated[Text, AfterValidator(_expression), Kind("a CEL expression")]
 
 
 class ChannelSettings(Section):
@@ -74,11 +83,24 @@ def rules_that_never_match(channels: Sequence[ChannelSettings]) -> list[tuple[st
 
 
 class FilterSettings(Section):
-    """A filter over messages on their way to a subscriber. Every filter whose prefix matches must
-    allow a message; one that fails withholds it."""
+    """A filter over messages on their way to a subscriber: it needs exactly one of `allow` and
+    `callable`. Every filter whose prefix matches must allow a message; one that fails withholds
+    it. docs/channels.md says more."""
 
     channel_prefix: ChannelText = Field(examples=["/chat/"])
     """Channels that it applies to."""
 
-    callable: CallableName = Field(examples=["forum_filters.chat:allow"])
-    """Python function that says whether a message may be delivered."""
+    allow: CelExpression | None = Field(
+        default=None, examples=["now - message.data.published_at <= 20"]
+    )
+    """CEL expression over `message`, `client` and `now`; true lets the message pass."""
+
+    callable: CallableName | None = None
+    """Python function of message and client, `package.module:function`; `True` lets the message
+    pass."""
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> Self:
+        if (self.allow is None) == (self.callable is None):
+            raise ValueError("needs exactly one of allow and callable")
+        return self

@@ -209,6 +209,28 @@ token_file = "missing"
             '"/a/*" covers this one',
         ),
         (
+            '[[filters]]\nchannel_prefix = "/a"\nallow = "now - mesage.at <= 20"',
+            "3: filters[0].allow is no CEL expression: undeclared reference to 'mesage.at' "
+            '(column 13); got "now - mesage.at <= 20"',
+        ),
+        (
+            '[[filters]]\nchannel_prefix = "/a"\nallow = "now +"',
+            "3: filters[0].allow is no CEL expression: Syntax error: mismatched input '<EOF>' "
+            '(column 6); got "now +"',
+        ),
+        (
+            '[[filters]]\nchannel_prefix = "/a"\nallow = "1 + 1"',
+            '3: filters[0].allow must say true or false; this is of type int; got "1 + 1"',
+        ),
+        (
+            '[[filters]]\nchannel_prefix = "/a"',
+            "1: filters[0] needs exactly one of allow and callable",
+        ),
+        (
+            '[[filters]]\nchannel_prefix = "/a"\nallow = "true"\ncallable = "a:b"',
+            "1: filters[0] needs exactly one of allow and callable",
+        ),
+        (
             '[[channels]]\npattern = "/a"\nsubscribe = "nobody"',
             '3: channels[0].subscribe must be "public", "authenticated", "granted" or "none"; '
             'got "nobody"',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -145,15 +144,8 @@ def test_a_comprehension_over_a_huge_list_ends() -> None:
 
 def test_regular_expressions_take_linear_time() -> None:
     expression = Expression("message.data.text.matches('^(a+)+$')")
-
-    def seconds(length: int) -> float:
-        started = time.perf_counter()
-        expression.evaluate(values({"text": "a" * length + "b"}))
-        return time.perf_counter() - started
-
-    seconds(10)
-    # Tried out, thirty letters would take a thousand million steps.
-    assert seconds(40_000) < 100_000 * min(seconds(40) for _ in range(20))
+    # Tried in all ways, already thirty letters would take a thousand million steps.
+    assert expression.evaluate(values({"text": "a" * 40_000 + "b"})) is False
 
 
 @pytest.mark.parametrize(

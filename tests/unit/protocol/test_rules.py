@@ -6,9 +6,11 @@ The table in docs/channels.md is the one that is tested here.
 from __future__ import annotations
 
 import re
-import time
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -282,14 +284,21 @@ def test_patterns_that_are_none(pattern: str) -> None:
     check_pattern(pattern)
 
 
-def seconds(rules: ChannelRules, name: str) -> float:
-    best = float("inf")
-    for _ in range(7):
-        started = time.perf_counter()
-        for _ in range(50):
-            rules.rule(name)
-        best = min(best, time.perf_counter() - started)
-    return best
+def steps(rules: ChannelRules, name: str) -> int:
+    """How many lines of code it takes to find a name's rule."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        rules.rule(name)
+    finally:
+        sys.settrace(None)
+    return count
 
 
 def test_rules_that_do_not_apply_cost_nothing() -> None:
@@ -315,8 +324,7 @@ def test_rules_that_do_not_apply_cost_nothing() -> None:
         "/topic/" + "x" * 500,
     ):
         assert few.rule(name) == all_of_them.rule(name)
-        # A hundred times as many would be a thousand times as long.
-        assert seconds(all_of_them, name) < 20 * seconds(few, name)
+        assert steps(all_of_them, name) == steps(few, name)
 
 
 def test_no_name_makes_a_pattern_slow() -> None:
@@ -329,4 +337,4 @@ def test_no_name_makes_a_pattern_slow() -> None:
         ]
     )
     for name in ("/a" * 256, "/" * 512, "a" * 512, "/a/" * 170, "/x" * 255 + "/b", "a" * 511 + "b"):
-        assert seconds(rules, name) < 1000 * seconds(rules, "/a/b/c")
+        rules.rule(name)  # tried in all ways, one of these would take years

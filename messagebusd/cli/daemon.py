@@ -161,8 +161,9 @@ def key(name: str) -> None:
 def demo(host: str, port: int) -> None:
     """Run the daemon and a small chat in one process.
 
-    Open the address it prints in two browser windows. Nothing is kept, and everybody who can reach
-    it can say to be anybody: leave it on loopback.
+    Open the address it prints, and once more as localhost or in a private window to be two people.
+    Nothing is kept. Everybody who can reach it can log in, without a password and without TLS:
+    leave it on loopback.
     """
     from messagebusd import demo as application
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,6 +23,7 @@ from tests.browser.relay import Relay
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
+COOKIE = "messagebusd_chat"
 STATIC = Path(__file__).parents[2] / "messagebusd" / "demo" / "static"
 
 
@@ -88,6 +92,41 @@ class Person:
         await self.page.get_by_label("Your name").fill(name)
         await self.page.get_by_role("button", name="Change").click()
 
+    async def log_in(self, name: str | None = None) -> None:
+        """Choose a name, or take the one that is proposed."""
+        if name is not None:
+            await self.page.get_by_label("What shall we call you?").fill(name)
+        await self.page.get_by_role("button", name="Join").click()
+
+    async def has_a_name(self, name: str) -> None:
+        await expect(self.page.get_by_role("button", name="You are")).to_have_text(
+            f"You are {name}"
+        )
+
+    async def log_out(self) -> None:
+        await self.page.get_by_role("button", name="Log out").click()
+        await self.is_asked()
+
+    async def is_asked(self) -> None:
+        """The page shows nothing but the login."""
+        await expect(self.page.get_by_label("What shall we call you?")).to_be_visible()
+        await expect(self.page.locator("#log")).to_be_hidden()
+
+    async def cookie(self) -> dict[str, Any]:
+        """The login's cookie."""
+        cookies = await self.page.context.cookies()
+        (found,) = [dict(each) for each in cookies if each.get("name") == COOKIE]
+        return found
+
+    async def poll(self, **headers: str) -> tuple[int, str]:
+        """Ask for all that is stored as this browser does, from another client; the answer."""
+        answer = await self.page.context.request.post(
+            f"{self.page.url}message-bus/another/poll?dlp=t",
+            form={"/chat/room": "0", "/chat/private": "0"},
+            headers=headers,
+        )
+        return answer.status, await answer.text()
+
     async def is_streaming(self) -> None:
         await expect(self.page.get_by_role("status")).to_have_text("Streaming")
 
@@ -101,7 +140,7 @@ async def demo() -> AsyncIterator[Demo]:
 
 
 class Join:
-    """Bring people into the chat, each by name and with storage of their own."""
+    """Bring people into the chat, each by name and with a browser of their own."""
 
     def __init__(self, browser: Browser, demo: Demo, stack: AsyncExitStack) -> None:
         self._browser = browser
@@ -116,10 +155,9 @@ class Join:
         page.set_default_timeout(10_000)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("dialog", lambda dialog: self.problems.append(dialog.message))
-        if name is not None:
-            await context.add_init_script(f"localStorage.setItem('name', '{name}')")
         await page.goto(url or self._demo.url)
         person = Person(page)
+        await person.log_in(name)
         await person.is_streaming()
         return person
 
@@ -159,6 +197,14 @@ async def test_private_messages_reach_two_people(join: Join) -> None:
     # Nor do they reach a page that asks for what is stored.
     await carl.page.reload()
     await expect(carl.texts).to_have_text(["all of you"])
+    # Whatever the page may claim to be.
+    ids = [(await each.cookie())["value"].partition(".")[0] for each in (ada, grace)]
+    for claimed in ("ada", *ids):
+        status, body = await carl.poll(**{"X-MessageBus-User": claimed, "X-Forwarded-For": "::1"})
+        assert status == 200
+        assert "all of you" in body
+        assert "only you" not in body
+    assert "only you too" in (await ada.poll())[1]
 
 
 async def test_reload_shows_the_last_messages(join: Join) -> None:
@@ -184,28 +230,118 @@ async def test_texts_are_never_markup(join: Join) -> None:
 
 async def test_names(join: Join) -> None:
     ada, other = await join("ada"), await join()
-    for name in ("42", "null", "true", "Zoë", "李小龙", "नमस्ते", "a.b_c-d", "x" * 32):
+    names = ("42", "null", "true", "Zoë", "李小龙", "नमस्ते", "a.b_c-d", "x" * 32)
+    for name in names:
         await other.rename(name)
+        await other.has_a_name(name)
         await ada.say(f"@{name} hello")
-        # Private messages to earlier names have left the page.
-        await expect(other.texts).to_have_text(["hello"])
         await other.say("@ada hello, ada")
-        await expect(ada.texts.last).to_have_text("hello, ada")
+    await expect(other.texts).to_have_text(["hello", "hello, ada"] * len(names))
+    await expect(ada.texts).to_have_text(["hello", "hello, ada"] * len(names))
 
 
-async def test_another_name_sees_other_private_messages(join: Join) -> None:
+async def test_another_name_is_the_same_person(join: Join) -> None:
     ada, grace = await join("ada"), await join("grace")
-    await ada.say("to all")
     await ada.say("@grace to grace")
-    await ada.say("@carl to carl")
-    await expect(grace.texts).to_have_text(["to all", "to grace"])
+    await expect(grace.texts).to_have_text(["to grace"])
+    cookie = await grace.cookie()
 
-    await grace.rename("carl")
-    await expect(grace.texts).to_have_text(["to all", "to carl"])
     await grace.rename("not a name")
     await expect(grace.page.get_by_role("alert").filter(has_text="1 to 32")).to_be_visible()
-    await grace.rename("grace")
-    await expect(grace.texts).to_have_text(["to all", "to grace"])
+    await grace.rename("Ada")
+    await expect(grace.page.get_by_role("alert").filter(has_text="already")).to_be_visible()
+    await grace.rename("carl")
+    await grace.has_a_name("carl")
+    await ada.say("@carl to carl")
+    await expect(grace.texts).to_have_text(["to grace", "to carl"])
+    assert (await grace.cookie())["value"] == cookie["value"]
+    # The earlier name is nobody's now.
+    await ada.say("@carl and")
+    await ada.page.get_by_label("Message", exact=True).fill("@grace to nobody")
+    await ada.page.keyboard.press("Enter")
+    await expect(ada.page.get_by_role("alert").filter(has_text="Nobody here")).to_be_visible()
+    await expect(ada.page.get_by_label("Message", exact=True)).to_have_value("@grace to nobody")
+
+
+async def test_a_name_taken_over_brings_no_messages(join: Join) -> None:
+    ada, grace = await join("ada"), await join("grace")
+    await ada.say("@grace to the first")
+    await expect(grace.texts).to_have_text(["to the first"])
+    await grace.log_out()
+    second = await join("grace")
+    await ada.say("@grace to the second")
+    await expect(second.texts).to_have_text(["to the second"])
+    # Nor to the same browser, after somebody else has logged in there.
+    await grace.log_in("carl")
+    await ada.say("to all")
+    await expect(grace.texts).to_have_text(["to all"])
+
+
+async def test_the_cookie_is_kept_from_scripts_and_other_sites(join: Join) -> None:
+    ada = await join("ada")
+    cookie = await ada.cookie()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Lax", "/")
+    assert 0 < cookie["expires"] - time.time() <= 12 * 3600
+    assert await ada.page.evaluate("document.cookie") == ""
+
+
+async def test_logging_out_ends_the_polls(join: Join) -> None:
+    ada, grace = await join("ada"), await join("grace")
+    second_tab = Person(await grace.page.context.new_page())
+    await second_tab.page.goto(grace.page.url)
+    await second_tab.is_streaming()  # without another login
+    await second_tab.has_a_name("grace")
+    cookie = (await grace.cookie())["value"]
+
+    await grace.log_out()
+    await second_tab.is_asked()
+    assert COOKIE not in [each.get("name") for each in await grace.page.context.cookies()]
+    # The cookie is worth nothing, should somebody have kept it.
+    assert (await grace.poll(Cookie=f"{COOKIE}={cookie}"))[0] == 403
+    await ada.say("to all")
+    await expect(ada.texts).to_have_text(["to all"])
+    await expect(grace.texts).to_have_text([])
+    await expect(second_tab.texts).to_have_text([])
+
+
+async def test_a_poll_without_a_login_is_ended_while_it_waits(demo: Demo, join: Join) -> None:
+    """The stream of somebody who keeps it open over the logout says nothing more."""
+    ada, grace = await join("ada"), await join("grace")
+    cookies = {COOKIE: (await grace.cookie())["value"]}
+    body = {"/chat/room": "0", "/chat/private": "0"}
+    async with aiohttp.ClientSession(cookies=cookies) as session:
+        url = f"{demo.url}message-bus/kept/poll"
+        async with session.post(url, data=body) as stream:
+            assert await stream.content.readuntil(b"|\r\n") == b"[]\r\n|\r\n"
+            await ada.say("@grace before")
+            assert b"before" in await stream.content.readuntil(b"|\r\n")
+            await grace.log_out()
+            await stream.content.read()  # it ends, long before its time
+        async with session.post(url, data=body) as refused:
+            assert (refused.status, await refused.text()) == (403, "Log in first.")
+
+
+async def test_forged_cookies(join: Join) -> None:
+    ada, grace = await join("ada"), await join("grace")
+    await ada.say("@ada a secret")
+    await expect(ada.texts).to_have_text(["a secret"])
+    target, own = (await ada.cookie())["value"], (await grace.cookie())["value"]
+    identifier, expires, signature = target.split(".")
+    later = str(int(expires) + 1)
+    for value in (
+        identifier,
+        f"{identifier}.{expires}",
+        f"{identifier}.{expires}.",
+        f"{identifier}.{expires}.{'0' * 64}",
+        f"{identifier}.{later}.{signature}",
+        f"{identifier}.{expires}.{own.rpartition('.')[2]}",
+        f"{own.partition('.')[0]}.{expires}.{signature}",
+        f"{target}0",
+        "",
+    ):
+        status, body = await grace.poll(Cookie=f"{COOKIE}={value}")
+        assert (status, body) == (403, "Log in first."), value
+    assert "a secret" in (await grace.poll(Cookie=f"{COOKIE}={target}"))[1]  # so the loop can fail
 
 
 async def test_nothing_is_missed_while_away(join: Join, demo: Demo) -> None:
@@ -252,59 +388,114 @@ async def test_disconnecting_keeps_the_place(join: Join) -> None:
 
 
 async def test_the_demo_restarts(join: Join, demo: Demo) -> None:
-    """Its memory is gone then; open pages keep what they show and go on."""
+    """Its memory is gone then, logins too; open pages keep what they show, log in and go on."""
     ada = await join("ada")
     await ada.say("before")
     await expect(ada.texts).to_have_text(["before"])
     assert await demo.stop() == 0
-    await expect(ada.page.get_by_role("status")).to_have_text("Reconnecting")
+    await expect(ada.page.get_by_role("status").filter(has_text="Reconnecting")).to_be_visible()
     await demo.start()
+    await ada.is_asked()
+    await expect(ada.page.get_by_text("does not know you any more")).to_be_visible()
+    await ada.log_in()  # with the same name
     await ada.is_streaming()
     await ada.say("after")
     await expect(ada.texts).to_have_text(["before", "after"])
+    await expect(ada.page.locator("#log .mine")).to_have_count(2)
 
 
-MESSAGE = {"from": "ada", "text": "hello"}
+class Visitor:
+    """Somebody who talks to the demo without a browser."""
+
+    def __init__(self, demo: Demo, session: aiohttp.ClientSession) -> None:
+        self._demo = demo
+        self._session = session
+
+    async def __call__(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[int, Any]:
+        """Send JSON, or bytes as they are; status and answer."""
+        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **headers}
+        url = f"{self._demo.url}{path}"
+        async with self._session.request(method, url, data=sent, headers=headers) as response:
+            assert response.headers["Cache-Control"] == "no-store"
+            return response.status, await response.json()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visitor(shared_demo: Demo) -> AsyncIterator[Visitor]:
+    """Logged in, under a name that only this test has."""
+    jar = aiohttp.CookieJar(unsafe=True)  # cookies of an address, too
+    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+        visitor = Visitor(shared_demo, session)
+        status, _ = await visitor("POST", "chat/session", {"name": f"v-{secrets.token_hex(8)}"})
+        assert status == 200
+        yield visitor
+
+
+MESSAGE = {"text": "hello"}
 
 
 @pytest.mark.parametrize(
     ("body", "status"),
     [
         pytest.param(MESSAGE, 201, id="good"),
-        pytest.param(MESSAGE | {"text": "x" * 2000, "from": "x" * 32}, 201, id="long"),
-        pytest.param(MESSAGE | {"text": "x" * 2001}, 422, id="text-too-long"),
-        pytest.param(MESSAGE | {"text": " \n "}, 422, id="text-empty"),
-        pytest.param(MESSAGE | {"text": 5}, 422, id="text-no-text"),
-        pytest.param({"from": "ada"}, 422, id="text-missing"),
-        pytest.param(MESSAGE | {"from": ""}, 422, id="name-empty"),
-        pytest.param(MESSAGE | {"from": "x" * 33}, 422, id="name-too-long"),
-        pytest.param(MESSAGE | {"from": "a b"}, 422, id="name-with-space"),
+        pytest.param({"text": "x" * 2000}, 201, id="long"),
+        pytest.param({"text": "x" * 2001}, 422, id="text-too-long"),
+        pytest.param({"text": " \n "}, 422, id="text-empty"),
+        pytest.param({"text": 5}, 422, id="text-no-text"),
+        pytest.param({}, 422, id="text-missing"),
         pytest.param(MESSAGE | {"to": "a/b"}, 422, id="recipient-with-slash"),
-        pytest.param(MESSAGE | {"admin": True}, 422, id="unknown-field"),
+        pytest.param(MESSAGE | {"to": "nobody"}, 422, id="recipient-unknown"),
+        pytest.param(MESSAGE | {"from": "ada"}, 422, id="name-claimed"),
         pytest.param([], 422, id="no-object"),
         pytest.param(b"{", 400, id="no-json"),
-        pytest.param(b'{"from":"\xff","text":"hello"}', 400, id="no-utf-8"),
+        pytest.param(b'{"text":"\xff"}', 400, id="no-utf-8"),
         pytest.param(b" " * 20_000, 413, id="too-large"),
     ],
 )
-async def test_what_the_chat_takes(shared_demo: Demo, body: Any, status: int) -> None:
-    content: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body}
-    async with (
-        aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session,
-        session.post(f"{shared_demo.url}chat/messages", **content) as response,
-    ):
-        assert response.status == status
-        assert response.content_type == "application/json"
-        answer = await response.json()
-        assert answer.keys() == ({"ok"} if status == 201 else {"error"})
+async def test_what_the_chat_takes(visitor: Visitor, body: Any, status: int) -> None:
+    answer = await visitor("POST", "chat/messages", body)
+    assert answer[0] == status
+    assert answer[1].keys() == ({"ok"} if status == 201 else {"error"})
 
 
-async def test_other_sites_forms_are_refused(shared_demo: Demo) -> None:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{shared_demo.url}chat/messages", data='{"from":"a","text":"b"}') as response,
-    ):
-        assert response.status == 415
+@pytest.mark.parametrize("name", ["", "x" * 33, "a b", "a/b", "<b>", 5, None])
+async def test_what_is_no_name(visitor: Visitor, name: Any) -> None:
+    assert (await visitor("POST", "chat/session", {"name": name}))[0] == 422
+
+
+async def test_pages_of_other_sites_can_do_nothing(visitor: Visitor, shared_demo: Demo) -> None:
+    """Their requests carry the cookie where SameSite lets them: from other ports, it does."""
+    before = await visitor("GET", "chat/session")
+    own = shared_demo.url.rstrip("/")
+    for origin in ("http://evil.example", "http://127.0.0.1:1", "null", f"{own}.evil.example"):
+        assert (await visitor("POST", "chat/messages", MESSAGE, Origin=origin))[0] == 403
+        assert (await visitor("POST", "chat/session", {"name": "evil"}, Origin=origin))[0] == 403
+        assert (await visitor("DELETE", "chat/session", Origin=origin))[0] == 403
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        refused = await visitor("POST", "chat/messages", MESSAGE, **{"Content-Type": kind})
+        assert refused[0] == 415
+    assert await visitor("GET", "chat/session") == before
+    assert (await visitor("POST", "chat/messages", MESSAGE, Origin=own))[0] == 201
+
+
+async def test_only_who_is_logged_in_writes(visitor: Visitor) -> None:
+    assert (await visitor("DELETE", "chat/session"))[0] == 200
+    assert (await visitor("POST", "chat/messages", MESSAGE))[0] == 401
+    assert await visitor("GET", "chat/session") == (200, {"person": None})
+
+
+async def test_only_the_daemon_may_ask(shared_demo: Demo) -> None:
+    """Its questions are signed; unsigned ones would tell whose cookie somebody has found."""
+    question = {"headers": {"cookie": ""}}
+    signed = {"webhook-id": "1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
+    async with aiohttp.ClientSession() as session:
+        for headers in ({}, signed, {**signed, "webhook-signature": "é v1, "}):
+            url = f"{shared_demo.url}chat/lookup"
+            async with session.post(url, json=question, headers=headers) as response:
+                assert response.status == 401
 
 
 async def test_files(shared_demo: Demo) -> None:

@@ -18,8 +18,11 @@
 
   // --- who I am -----------------------------------------------------------------------------
 
-  const asGuest = new URLSearchParams(location.search).has("guest");
-  let me = loadName();
+  // {id, name}, as the server says; null before the login. Whose page this is, is decided by the
+  // cookie alone, which scripts cannot read. The bus asks the server whose cookie comes with a poll.
+  let me = null;
+  // After a restart of the server the same person has another id; older messages carry older ids.
+  const mine = new Set();
 
   function randomName() {
     const pick = (words) => words[Math.floor(Math.random() * words.length)];
@@ -28,58 +31,84 @@
     return `${pick(adjectives)}-${pick(nouns)}`;
   }
 
-  // A tab keeps its name over a reload; a new tab starts with the name chosen last. Guests, who
-  // come from "Open a second window", get one of their own that other tabs do not inherit.
-  function loadName() {
-    const known = sessionStorage.getItem("name") || (!asGuest && localStorage.getItem("name"));
-    const name = known && NAME.test(known) ? known : randomName();
-    saveName(name);
-    return name;
+  // Returns {person} or {error}, a text.
+  async function session(method, body) {
+    try {
+      const response = await fetch("chat/session", {
+        method,
+        headers: body === undefined ? {} : { "Content-Type": "application/json" },
+        body: body === undefined ? null : JSON.stringify(body),
+      });
+      return await response.json();
+    } catch {
+      return { error: "The server cannot be reached." };
+    }
   }
 
-  function saveName(name) {
-    sessionStorage.setItem("name", name);
-    if (!asGuest) localStorage.setItem("name", name);
+  // Takes a name: the login, or another name for who is logged in. Returns what is wrong, or "".
+  async function takeName(typed) {
+    const name = typed.trim().normalize("NFC");
+    if (!NAME.test(name)) return "1 to 32 letters, digits, dots, dashes and underscores.";
+    const { person, error } = await session("POST", { name });
+    if (error !== undefined) return error;
+    enter(person);
+    return "";
   }
 
-  // A shortcut for this demo alone: here the page itself says who its user is. On a real site it
-  // is the proxy (auth_request), a signed token, or the site's lookup webhook that says so, and
-  // the proxy removes this header from whatever browsers send.
-  function introduce() {
-    // As a JSON string, so that a user called 42 or null is still a name; and in ASCII, because
-    // header values are.
-    const json = JSON.stringify(me).replace(
-      /[\u007f-\uffff]/g,
-      (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"),
-    );
-    MessageBus.headers["X-MessageBus-User"] = json;
-    $("you").textContent = me;
-    $("name").value = me;
+  function enter(person) {
+    // Somebody else than before, on the same page: nothing of the former person may stay on it.
+    if (me !== null && me.id !== person.id && me.name !== person.name) return location.reload();
+    me = person;
+    mine.add(me.id);
+    $("you").textContent = me.name;
+    $("name").value = me.name;
+    document.body.dataset.visitor = "known";
+    // Other tabs of this browser have the same cookie, and hear of it by this.
+    localStorage.setItem("person", JSON.stringify(me));
+    redraw();
+    scrollToEnd();
+    if (!disconnected) MessageBus.start();
   }
 
-  $("rename").addEventListener("submit", (event) => {
+  function askForName(reason) {
+    MessageBus.stop();
+    togglePanel(false);
+    document.body.dataset.visitor = "nobody";
+    show("disconnected");
+    $("login-reason").textContent = reason;
+    $("login-name").value = me?.name ?? randomName();
+    $("login-name").focus();
+    $("login-name").select();
+  }
+
+  $("login").addEventListener("submit", async (event) => {
     event.preventDefault();
-    const name = $("name").value.trim().normalize("NFC");
-    if (!NAME.test(name)) {
-      $("name-problem").textContent = "1 to 32 letters, digits, dots, dashes and underscores.";
-      return;
-    }
-    $("name-problem").textContent = "";
-    if (name !== me) {
-      me = name;
-      saveName(me);
-      writeTo(null);
-      // What was for the old name's eyes only leaves the page; what is for the new one arrives.
-      MessageBus.unsubscribe(PRIVATE);
-      for (const item of [...log.children]) {
-        if (item.message.to) item.remove();
-      }
-      introduce();
-      MessageBus.subscribe(PRIVATE, receive, LAST_50);
-      redraw();
-    }
+    $("login-problem").textContent = await takeName($("login-name").value);
+    if (document.body.dataset.visitor === "known") focusText();
+  });
+
+  $("rename").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    $("name-problem").textContent = await takeName($("name").value);
+    if ($("name-problem").textContent !== "") return;
     togglePanel(false);
     text.focus();
+  });
+
+  $("logout").addEventListener("click", async () => {
+    const { error } = await session("DELETE");
+    $("name-problem").textContent = error ?? "";
+    if (error !== undefined) return;
+    localStorage.removeItem("person");
+    location.reload();
+  });
+
+  addEventListener("storage", ({ key, newValue }) => {
+    if (key !== "person") return;
+    const person = newValue === null ? null : JSON.parse(newValue);
+    if (person?.id === me?.id) {
+      if (person) enter(person);
+    } else location.reload();
   });
 
   // --- the connection -----------------------------------------------------------------------
@@ -125,6 +154,7 @@
     if (!options.messageBus.chunked && document.body.dataset.state !== "reconnecting") show(waiting);
 
     const answered = () => {
+      if (xhr.status === 403) return logInAgain();
       if (xhr.status === 429) show("busy");
       else if (xhr.status !== 200) show("reconnecting");
       else if (xhr.getResponseHeader("Content-Type").startsWith("text/plain")) show("streaming");
@@ -138,23 +168,34 @@
     return xhr;
   };
 
+  // The server does not know the cookie: it was restarted, or the login is over.
+  function logInAgain() {
+    if (document.body.dataset.visitor !== "known") return;
+    askForName("The chat does not know you any more: it was restarted, or you were away for long.");
+  }
+
   // What a closed lid or a tunnel does, at the push of a button.
+  let disconnected = false;
   $("disconnect").addEventListener("click", () => {
-    const disconnect = MessageBus.status() === "started";
-    if (disconnect) MessageBus.stop();
+    disconnected = !disconnected;
+    if (disconnected) MessageBus.stop();
     else MessageBus.start();
-    show(disconnect ? "disconnected" : "connecting");
-    $("disconnect").textContent = disconnect ? "Connect" : "Disconnect";
+    show(disconnected ? "disconnected" : "connecting");
+    $("disconnect").textContent = disconnected ? "Connect" : "Disconnect";
   });
 
   // --- the conversation ---------------------------------------------------------------------
 
   // Anybody with a key may publish here: show what is a chat message, ignore the rest.
+  function isPerson(value) {
+    return typeof value?.id === "string" && typeof value.name === "string";
+  }
+
   function isChatMessage(data) {
     return (
       typeof data?.text === "string" &&
-      typeof data.from === "string" &&
-      (data.to === undefined || typeof data.to === "string") &&
+      isPerson(data.from) &&
+      (data.to === undefined || isPerson(data.to)) &&
       typeof data.at === "number" &&
       !Number.isNaN(new Date(data.at).getTime())
     );
@@ -164,7 +205,6 @@
     if (!isChatMessage(message)) return;
     messagesReceived += 1;
     const following = isAtEnd();
-    const mine = message.from === me;
 
     // The two channels arrive one after the other when the page opens: put them in order.
     const item = draw(message);
@@ -177,7 +217,7 @@
     group(item);
     group(item.nextElementSibling);
     $("empty").hidden = true;
-    if (following || mine) scrollToEnd();
+    if (following || mine.has(message.from.id)) scrollToEnd();
     else $("newer").hidden = false;
   }
 
@@ -192,12 +232,11 @@
   function draw(message) {
     const item = element("li", "stop");
     item.message = message;
-    const mine = message.from === me;
-    item.classList.toggle("mine", mine);
+    item.classList.toggle("mine", mine.has(message.from.id));
     item.classList.toggle("private", Boolean(message.to));
-    item.style.setProperty("--speaker", `var(--line-${hash(message.from) % LINE_COLOURS})`);
+    item.style.setProperty("--speaker", `var(--line-${hash(message.from.name) % LINE_COLOURS})`);
 
-    const mark = element("span", "mark", initials(message.from));
+    const mark = element("span", "mark", initials(message.from.name));
     mark.setAttribute("aria-hidden", "true");
 
     const by = element("div", "by");
@@ -216,8 +255,8 @@
     return item;
   }
 
-  function person(name) {
-    if (name === me) return element("strong", "person", "you");
+  function person({ id, name }) {
+    if (mine.has(id)) return element("strong", "person", "you");
     const button = element("button", "person", name);
     button.type = "button";
     button.title = `Write to ${name} only`;
@@ -232,7 +271,10 @@
     const { from, to, at } = item.message;
     item.classList.toggle(
       "follows",
-      before?.from === from && before.to === to && at - before.at < SAME_SPEAKER_MS,
+      before?.from.id === from.id &&
+        before.from.name === from.name &&
+        before.to?.id === to?.id &&
+        at - before.at < SAME_SPEAKER_MS,
     );
   }
 
@@ -300,7 +342,7 @@
   $("composer").addEventListener("submit", (event) => {
     event.preventDefault();
     const typed = text.value;
-    const message = { from: me, text: typed.trim() };
+    const message = { text: typed.trim() };
     if (recipient !== null) message.to = recipient;
     const addressed = /^@([\p{L}\p{N}\p{M}._-]{1,32})\s+([^]+)$/u.exec(message.text);
     if (addressed) [, message.to, message.text] = addressed;
@@ -325,7 +367,9 @@
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify(message),
       });
-      return response.ok ? null : (await response.json()).error;
+      if (response.ok) return null;
+      if (response.status === 401) logInAgain();
+      return (await response.json()).error;
     } catch {
       return "The server cannot be reached.";
     }
@@ -355,8 +399,34 @@
 
   // --- go -----------------------------------------------------------------------------------
 
+  // Cookies belong to a host name, whatever the port: under its other name this machine shows the
+  // chat to somebody else.
+  const otherName = { "127.0.0.1": "localhost", localhost: "127.0.0.1" }[location.hostname];
+  if (otherName !== undefined) {
+    const link = element("a", "", "Open a second window");
+    link.href = Object.assign(new URL(location.href), { hostname: otherName }).href;
+    link.target = "_blank";
+    link.rel = "noopener";
+    $("second").replaceChildren(link);
+  }
+
+  // On a phone the focus would bring up the keyboard, over half of the conversation.
+  function focusText() {
+    if (matchMedia("(pointer: fine)").matches) text.focus();
+  }
+
+  async function begin() {
+    const { person, error } = await session("GET");
+    if (error !== undefined) {
+      show("reconnecting");
+      return setTimeout(begin, 2000);
+    }
+    if (person === null) return askForName("");
+    enter(person);
+    focusText();
+  }
+
   togglePanel(false);
-  introduce();
   // Waits between failed polls; the client's own 15 s suit a busy site better than a demo.
   MessageBus.callbackInterval = 2000;
   MessageBus.maxPollInterval = 10000;
@@ -364,7 +434,5 @@
   MessageBus.stop();
   MessageBus.subscribe(ROOM, receive, LAST_50);
   MessageBus.subscribe(PRIVATE, receive, LAST_50);
-  MessageBus.start();
-  // On a phone the focus would bring up the keyboard, over half of the conversation.
-  if (matchMedia("(pointer: fine)").matches) text.focus();
+  begin();
 })();

@@ -11,10 +11,14 @@ command -v redis-server >/dev/null || packages+=(redis-server)
 command -v openssl >/dev/null || packages+=(openssl)
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
 command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer)
-# What other languages publish with: the documentation's examples are run.
+# What the documentation's examples are written in: they are run.
 command -v ruby >/dev/null || packages+=(ruby)
 ruby -e 'require "redis"' 2>/dev/null || packages+=(ruby-redis)
 ruby -e 'require "pg"' 2>/dev/null || packages+=(ruby-pg)
+ruby -e 'require "rails"; require "action_controller/railtie"' 2>/dev/null || packages+=(ruby-railties)
+ruby -e 'require "webrick"' 2>/dev/null || packages+=(ruby-webrick)
+ruby -e 'require "jwt"' 2>/dev/null || packages+=(ruby-jwt)
+command -v php >/dev/null || packages+=(php-cli)
 [ "${#packages[@]}" -eq 0 ] && exit 0
 
 echo "The tests need: ${packages[*]}"

@@ -11,16 +11,7 @@ import pytest
 
 from messagebusd.demo import people, questions
 from messagebusd.demo.people import ChatFull, NameTaken, People
-
-
-class Clock:
-    """Seconds, as the test says."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import FakeClock
 
 
 def header(value: str) -> str:
@@ -28,7 +19,7 @@ def header(value: str) -> str:
 
 
 def test_a_cookie_stands_for_one_person() -> None:
-    chat = People(Clock())
+    chat = People(FakeClock())
     ada, grace = chat.enter("ada"), chat.enter("grace")
     assert chat.known_by(header(chat.cookie(ada))) is ada
     assert chat.known_by(header(chat.cookie(grace))) is grace
@@ -38,12 +29,12 @@ def test_a_cookie_stands_for_one_person() -> None:
 
 
 def test_cookies_of_another_run_are_strange() -> None:
-    first, second = People(Clock()), People(Clock())
+    first, second = People(FakeClock()), People(FakeClock())
     assert second.known_by(header(first.cookie(first.enter("ada")))) is None
 
 
 def test_a_cookie_ends_with_its_time_or_the_logout() -> None:
-    clock = Clock()
+    clock = FakeClock()
     chat = People(clock)
     ada, grace = chat.enter("ada"), chat.enter("grace")
     chat.leave(grace)
@@ -58,7 +49,7 @@ def test_a_cookie_ends_with_its_time_or_the_logout() -> None:
 
 
 def test_a_name_is_one_persons_while_they_are_here() -> None:
-    clock = Clock()
+    clock = FakeClock()
     chat = People(clock)
     ada, grace = chat.enter("Ada"), chat.enter("grace")
     for alike in ("Ada", "ada", "ＡＤＡ"):
@@ -84,7 +75,7 @@ def test_a_name_is_one_persons_while_they_are_here() -> None:
 
 def test_people_who_are_away_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(people, "MAX_PEOPLE", 3)
-    clock = Clock()
+    clock = FakeClock()
     chat = People(clock)
     for name in "abc":
         chat.enter(name)

@@ -27,7 +27,7 @@ STOP_SECONDS = 15.0
 LOOK_SECONDS = 0.02
 
 # What a site has switched on. The deadline is out of the way: it would end polls while others are
-# counted.
+# counted. Polls are counted for each client as usual, but one client here stands for many.
 _CONFIG = """
 [server]
 listen = "127.0.0.1:0"
@@ -35,6 +35,7 @@ trusted_proxies = ["127.0.0.1"]
 workers = {workers}
 [poll]
 long_polling_interval = 3600.0
+client_rate = "100000000/s"
 extra_response_headers = {{ x-discourse-route = "message-bus" }}
 [cors]
 allow_origins = ["https://forum.example"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,6 +42,19 @@ class News:
 
     def __bool__(self) -> bool:
         return bool(self.messages or self.status)
+
+    def go_beyond(self, positions: Mapping[str, Position]) -> bool:
+        """Whether a client that asked from these positions (unqualified names) has got anywhere.
+
+        To be told a position that it asked for, or that its own was ahead, is nothing new.
+        """
+        if self.messages:
+            return True
+        for channel, last_id in self.status.items():
+            position = positions.get(channel)
+            if position is not None and 0 <= position < last_id:
+                return True
+        return False
 
     def array(self) -> bytes:
         """As one JSON array, the status last."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from messagebusd.protocol import wire
 from messagebusd.protocol.channels import unqualify
 from messagebusd.protocol.message import Id, Message
+from messagebusd.protocol.ratelimit import Bucket
 from messagebusd.protocol.requests import Mode
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class CloseReason(enum.Enum):
     SLOW = "slow"
     ENDED = "ended"
     DRAINED = "drained"
+    FULL = "full"
 
 
 class Viewer(Protocol):
@@ -96,6 +98,7 @@ class Connection(asyncio.Protocol):
         "_pending",
         "_pending_bytes",
         "allowance",
+        "bucket",
         "channels",
         "client_id",
         "deadline",
@@ -137,6 +140,8 @@ class Connection(asyncio.Protocol):
         self.parked_at = 0.0
         # Unsent bytes that are not the reader's fault: a first frame larger than the limit.
         self.allowance = 0
+        # Where a poll was counted that need not have been if messages end it.
+        self.bucket: Bucket | None = None
         self._pending: list[Message] | None = []
         self._pending_bytes = 0
         # Channels whose latest live messages this viewer must not see, with their ids.

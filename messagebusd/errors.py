@@ -60,6 +60,11 @@ class RequestError(MessageBusError):
         """Headers that belong to this error's answer."""
         return {}
 
+    @property
+    def counted_as(self) -> str:
+        """What the metrics call it."""
+        return self.code
+
 
 class MalformedRequest(RequestError):
     """The request is not written in the form that the interface documents."""
@@ -163,18 +168,23 @@ class IdempotencyConflict(RequestError):
 
 
 class RateLimited(RequestError):
-    """Come back later; ``retry_after`` is in whole seconds."""
+    """Come back later; ``retry_after`` is in whole seconds, ``limit`` says which one it was."""
 
     status = 429
     code = "rate_limited"
 
-    def __init__(self, detail: str, *, retry_after: int) -> None:
+    def __init__(self, detail: str, *, retry_after: int, limit: str | None = None) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+        self.limit = limit
 
     @property
     def headers(self) -> Mapping[str, str]:
         return {"Retry-After": str(self.retry_after)}
+
+    @property
+    def counted_as(self) -> str:
+        return self.code if self.limit is None else f"{self.code}_{self.limit}"
 
 
 class LookupRefused(MessageBusError):

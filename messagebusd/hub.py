@@ -176,6 +176,8 @@ class Hub:
         if transport is not None and reason is not CloseReason.DISCONNECTED:
             # Closing sends what is left first; a reader that never reads must not keep it here.
             self._linger(connection, self._scheduler.time())
+        if connection.bucket is not None and reason is CloseReason.ANSWERED:
+            connection.bucket.give_back()
         self._observer.poll_ended(connection.mode, reason)
         self._tell_if_empty()
 

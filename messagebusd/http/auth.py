@@ -17,8 +17,10 @@ from typing import get_args
 from aiohttp import web
 
 from messagebusd.errors import ConfigurationError, Forbidden, Unauthorized
+from messagebusd.http.limits import take_messages
 from messagebusd.protocol.channels import GLOBAL_PREFIX, ChannelPatterns
-from messagebusd.settings import ApiKey, ApiSettings, Scope
+from messagebusd.protocol.ratelimit import Bucket
+from messagebusd.settings import ApiKey, ApiSettings, Rate, Scope
 
 # The names of the keys that are no entry of api.keys; the space keeps them apart from those.
 SINGLE_KEY_NAME = "api key"
@@ -29,9 +31,9 @@ _ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a key may do; None stands for all channels, all sites, and never.
+    """What a key may do; None stands for all channels, all sites, never, and as much as it likes.
 
-    ``expires_at`` is in seconds since the epoch.
+    ``expires_at`` is in seconds since the epoch; ``allowance`` counts published messages.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Key:
     channels: ChannelPatterns | None = None
     sites: tuple[str, ...] | None = None
     expires_at: float | None = None
+    allowance: Bucket | None = None
 
     def require_scope(self, scope: Scope) -> None:
         """Raise Forbidden unless the key has this scope."""
@@ -67,6 +70,11 @@ class Key:
         """Raise Forbidden unless the key may be used for this site; None is no certain one."""
         if self.sites is not None and site_id not in self.sites:
             raise Forbidden(f"this key may be used with the site_id {' or '.join(self.sites)} only")
+
+    def count(self, messages: int) -> None:
+        """Raise RateLimited unless the key may publish so many messages now."""
+        if self.allowance is not None:
+            take_messages(self.allowance, messages)
 
     def require_all_channels(self) -> None:
         """Raise Forbidden if the key is for certain channels: the call concerns all of them."""
@@ -105,7 +113,8 @@ class KeyRing:
         """The keys of the settings, and one made at start. Raises ConfigurationError."""
         keys = [_configured(each) for each in settings.keys]
         if settings.key is not None:
-            keys.append(Key(SINGLE_KEY_NAME, digest(settings.key.get_secret_value())))
+            token = digest(settings.key.get_secret_value())
+            keys.append(Key(SINGLE_KEY_NAME, token, allowance=_allowance(settings.key_rate)))
         if generated_key is not None:
             keys.append(Key(GENERATED_KEY_NAME, digest(generated_key)))
         return cls(keys, wall)
@@ -162,4 +171,9 @@ def _configured(key: ApiKey) -> Key:
         None if key.channels is None else ChannelPatterns(key.channels),
         key.sites,
         None if key.expires is None else key.expires.timestamp(),
+        _allowance(key.rate),
     )
+
+
+def _allowance(rate: Rate | None) -> Bucket | None:
+    return None if rate is None else Bucket(rate.amount, rate.seconds, time.monotonic)

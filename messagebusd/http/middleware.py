@@ -35,7 +35,7 @@ def problem_middleware(metrics: Metrics) -> Middleware:
 
     def answer(request: web.Request, error: RequestError, **headers: str) -> web.Response:
         door = "api" if request.path.startswith(API_PREFIX) else "http"
-        metrics.refused(door, error.code)
+        metrics.refused(door, error.counted_as)
         return problem_response(request, error, {**_HEADERS, **headers})
 
     @web.middleware

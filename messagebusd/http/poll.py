@@ -34,6 +34,7 @@ from messagebusd.errors import (
 )
 from messagebusd.http.bodies import read_body
 from messagebusd.http.cors import CorsPolicy
+from messagebusd.http.limits import PollGate
 from messagebusd.http.problems import problem_response
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.takeover import hold
@@ -122,6 +123,7 @@ class PollDoor:
             max_channel=settings.max_channel,
             max_client_id=settings.max_client_id,
         )
+        self._gate = PollGate(settings, proxies)
         self._headers = wire.poll_headers(settings.extra_response_headers)
         self._log_again_at = 0.0
 
@@ -142,7 +144,7 @@ class PollDoor:
                 return await self._broadcast(request)
             return await self._poll(request, client_id, query, headers)
         except RequestError as error:
-            self._metrics.refused(DOOR, error.code)
+            self._metrics.refused(DOOR, error.counted_as)
             return problem_response(request, error, headers)
         except LookupRefused as refusal:
             self._metrics.refused(DOOR, "lookup_refused")
@@ -188,6 +190,7 @@ class PollDoor:
     async def _poll(
         self, request: web.Request, client_id: str, query: str, headers: Mapping[str, str]
     ) -> web.StreamResponse:
+        bucket = self._gate.enter(request, client_id)
         started = time.monotonic()
         pairs = await self._read_pairs(request)
         asked = requests.parse_poll(pairs, self._limits)
@@ -201,26 +204,34 @@ class PollDoor:
         except TimeoutError:
             raise StoreUnavailable("the store does not answer in time") from None
         # No await from here to parking: a message in between would be lost on this poll.
-        may_park = (
-            self._settings.long_polling_enabled
-            and self._bus.hub.has_room
-            and asyncio.get_running_loop().time() < until
-        )
+        instead = self._instead_of_parking(until)
+        if bucket is not None and news and news.go_beyond(asked.positions):
+            bucket.give_back()
+            bucket = None
         self._metrics.first_frame(time.monotonic() - started)
         mode = connection.mode
         if mode is Mode.STREAM:
             begin = partial(
-                self._stream, connection=connection, news=news, may_park=may_park, until=until
+                self._stream, connection=connection, news=news, instead=instead, until=until
             )
             return await hold(request, connection, begin)
-        if mode is Mode.POLL or news or news.truncated or not may_park:
+        if mode is Mode.POLL or news or news.truncated or instead is not None:
             body = news.array()
             if len(body) > LARGE_ANSWER_BYTES:
                 return await hold(request, connection, partial(_answer, connection, body))
-            self._bus.hub.remove(connection, CloseReason.ANSWERED)
+            turned_away = mode is not Mode.POLL and not news and instead is CloseReason.FULL
+            reason = CloseReason.FULL if turned_away else CloseReason.ANSWERED
+            self._bus.hub.remove(connection, reason)
             return web.Response(body=body, headers=connection.headers)
+        connection.bucket = bucket
         begin = partial(self._park, connection=connection, until=until)
         return await hold(request, connection, begin)
+
+    def _instead_of_parking(self, until: float) -> CloseReason | None:
+        """How a poll ends that cannot wait; None if it can. ``until`` is its identity's end."""
+        if not self._settings.long_polling_enabled or asyncio.get_running_loop().time() >= until:
+            return CloseReason.ENDED
+        return None if self._bus.hub.has_room else CloseReason.FULL
 
     async def _catch_up(
         self,
@@ -233,6 +244,7 @@ class PollDoor:
         """Find out who polls, and what they have missed; and until when, in the loop's time, it
         is they."""
         identity = await self._identify(request, client_id, query)
+        self._gate.count_user(identity)
         if identity.response_headers:
             headers = wire.poll_headers(headers, identity.response_headers)
         mode = requests.choose_mode(
@@ -276,21 +288,22 @@ class PollDoor:
         transport: asyncio.Transport,
         connection: Connection,
         news: News,
-        may_park: bool,
+        instead: CloseReason | None,
         until: float,
     ) -> None:
         hub = self._bus.hub
-        ends = news.truncated or not may_park or hub.is_outdated(connection)
+        end = CloseReason.ENDED if news.truncated else instead
+        if end is None and hub.is_outdated(connection):
+            end = CloseReason.SUPERSEDED
         first = wire.stream_head(connection.headers)
-        if news or not ends:  # else the last frame, which is empty too, is the only one
+        if news or end is None:  # else the last frame, which is empty too, is the only one
             first += wire.frame(news.array())
         # A backlog larger than a slow reader's limit is not the reader's fault.
         connection.allowance = len(first)
         connection.park(transport, time.monotonic())
         transport.write(first)
-        if ends:
-            superseded = may_park and not news.truncated
-            connection.close(CloseReason.SUPERSEDED if superseded else CloseReason.ENDED)
+        if end is not None:
+            connection.close(end)
         else:
             hub.park(connection, until)
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 UNIX = "unix"
 _FORWARDED = "x-forwarded-for"
+# How many addresses are remembered as read: reading one takes as long as all else here.
+_REMEMBERED = 4096
+# The longest address with zone and port has less; what is longer is none.
+_LONGEST = 100
+# What one customer of a provider is given; within it addresses change at will.
+_CUSTOMER_BITS = 64
 
 
 class TrustedProxies:
@@ -21,14 +28,14 @@ class TrustedProxies:
     def __init__(self, entries: Sequence[IPv4Network | IPv6Network | str]) -> None:
         self._networks = tuple(each for each in entries if not isinstance(each, str))
         self._unix = UNIX in entries
+        self._contains = lru_cache(_REMEMBERED)(self._is_listed)
+        self._counted = lru_cache(_REMEMBERED)(self._count)
 
     def trusts(self, transport: asyncio.BaseTransport | None) -> bool:
         """Whether the other end of this transport is one of them."""
         if transport is None or not (self._networks or self._unix):
             return False
-        if _is_unix(transport):
-            return self._unix
-        return self._contains(_peer_address(transport))
+        return self._trusts(transport, _peer_address(transport))
 
     def client_address(
         self, transport: asyncio.BaseTransport | None, headers: Mapping[str, str]
@@ -38,25 +45,56 @@ class TrustedProxies:
         ``X-Forwarded-For`` is read from its end, where the nearest proxy wrote: what comes before
         the first address that is no trusted proxy was written by that client itself.
         """
-        address = "" if transport is None or _is_unix(transport) else _peer_address(transport)
-        if self.trusts(transport):
+        address = "" if transport is None else _peer_address(transport)
+        if transport is not None and self._trusts(transport, address):
             # A proxy may add a line of its own instead of extending the client's.
             lines = [value for name, value in headers.items() if name.lower() == _FORWARDED]
             for hop in reversed(",".join(lines).split(",")):
                 if hop.strip():
-                    address = hop.strip()
+                    address = hop.strip()[:_LONGEST]
                     if not self._contains(address):
                         break
         return address
 
-    def _contains(self, text: str) -> bool:
-        try:
-            address = ip_address(text.partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            return any(address.ipv4_mapped in network for network in self._networks)
-        return any(address in network for network in self._networks)
+    def counted_address(
+        self, transport: asyncio.BaseTransport | None, headers: Mapping[str, str]
+    ) -> str:
+        """What limits by address count: the client's address, of IPv6 the first 64 bits.
+
+        "" where it is unknown, as of a proxy that does not say for whom it asks: it must not be
+        taken for one client.
+        """
+        return self._counted(self.client_address(transport, headers))
+
+    def _trusts(self, transport: asyncio.BaseTransport, peer: str) -> bool:
+        return self._contains(peer) if peer else self._unix and _is_unix(transport)
+
+    def _count(self, text: str) -> str:
+        address = _read(text)
+        if address is None or self._contains(text):
+            return ""
+        if isinstance(address, IPv4Address):
+            return str(address)
+        return str(IPv6Network((address, _CUSTOMER_BITS), strict=False))
+
+    def _is_listed(self, text: str) -> bool:
+        address = _read(text)
+        return address is not None and any(address in network for network in self._networks)
+
+
+def _read(text: str) -> IPv4Address | IPv6Address | None:
+    """An address, IPv4 as such, without zone and without the port that some proxies add."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
 
 
 def _is_unix(transport: asyncio.BaseTransport) -> bool:
@@ -65,5 +103,6 @@ def _is_unix(transport: asyncio.BaseTransport) -> bool:
 
 
 def _peer_address(transport: asyncio.BaseTransport) -> str:
+    """The other end's address; "" of a Unix socket, whose name is no tuple, or none."""
     peer = transport.get_extra_info("peername")
-    return str(peer[0]) if peer else ""
+    return str(peer[0]) if isinstance(peer, tuple) else ""

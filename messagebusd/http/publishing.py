@@ -76,6 +76,7 @@ class PublishDoor:
         key = self._keys.authorize(request, "publish")
         refuse_query(request)
         once = idempotency_key(request)
+        key.count(1)
         body = await read_body(request, self._max_body, self._body_timeout)
         slot = None if once is None else OnceOnly(key.name, "publish", once, body).whole
         outcome = await self._publish(self._parse(key, body), slot)
@@ -84,6 +85,7 @@ class PublishDoor:
     async def batch(self, request: web.Request) -> web.Response:
         """Publish some messages in order; one that is refused does not stop the others.
 
+        The key's rate lets through all of them or none: a part could not be sent again in order.
         Sent again with its idempotency key, a batch goes on where it was interrupted.
         """
         key = self._keys.authorize(request, "publish")
@@ -92,6 +94,7 @@ class PublishDoor:
         body = await read_body(request, self._max_batch, self._body_timeout)
         kind = request.headers.get("Content-Type", "")
         messages = _split(body, lines=NDJSON in kind.lower())
+        key.count(len(messages))
         slots = None if once is None else OnceOnly(key.name, "batch", once, body)
         return await self._publish_all(key, messages, slots, request_id(request))
 

@@ -2,8 +2,8 @@
 
 ``model.py`` is the list of everything that can be set; its parts about lookups, stores, the Redis
 door, channel rules and filters are in ``lookup.py``, ``backend.py``, ``ingest.py`` and
-``delivery.py``. ``section.py`` is what sections have in common, ``values.py`` the kinds of values
-in it, ``loading.py`` how defaults, file, environment and command line become one tree,
+``delivery.py``. ``section.py`` is what sections have in common, ``values.py`` and ``rates.py`` the
+kinds of values in it, ``loading.py`` how defaults, file, environment and command line become one tree,
 ``toml_lines.py`` where in the file a key stands, ``reference.py`` the tree as text (sample file,
 documentation).
 
@@ -34,6 +34,7 @@ from messagebusd.settings.model import (
     ServerSettings,
     Settings,
 )
+from messagebusd.settings.rates import Rate
 from messagebusd.settings.values import (
     Address,
     FdAddress,
@@ -62,6 +63,7 @@ __all__ = [
     "MetricsSettings",
     "PollSettings",
     "PostgresSettings",
+    "Rate",
     "RedisConnection",
     "RedisInbox",
     "RedisSettings",

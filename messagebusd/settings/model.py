@@ -20,6 +20,7 @@ from messagebusd.settings.delivery import (
 )
 from messagebusd.settings.ingest import IngestSettings
 from messagebusd.settings.lookup import LookupSettings
+from messagebusd.settings.rates import MaybeRate, Rate
 from messagebusd.settings.section import Section, refuse
 from messagebusd.settings.values import (
     Address,
@@ -122,6 +123,21 @@ class PollSettings(Section):
     max_backlog_bytes: Bytes = 4_194_304
     """Size of the backlog in one answer; the rest follows with the subscriber's next poll."""
 
+    client_rate: MaybeRate = Rate(100, 20)
+    """Polls of one client that bring it nothing new: `"100/20s"` is 100 at once, and then as many
+    in each 20 seconds. Those above are answered with 429. It catches broken clients, which can poll
+    ten times a second for hours; one that polls often because there is news is not counted. Each
+    worker counts for itself, here and below."""
+
+    user_rate: MaybeRate = Field(default=None, examples=[Rate(600, 60)])
+    """Polls of one user, all their tabs and devices together, whatever they bring. Unset: no
+    limit."""
+
+    address_rate: MaybeRate = Field(default=None, examples=[Rate(6000, 60)])
+    """Polls from one address, whatever they bring; of IPv6 addresses the first 64 bits count.
+    Hundreds of people can share an address, and each polls up to ten times a second. Unset: no
+    limit."""
+
     body_timeout: Seconds = 10.0
     """How long a request body may take to arrive."""
 
@@ -195,6 +211,10 @@ class ApiKey(Section):
     expires: Expiry | None = Field(default=None, examples=[datetime(2030, 1, 1, tzinfo=UTC)])
     """When it stops being valid. Unset: never."""
 
+    rate: MaybeRate = Field(default=None, examples=[Rate(1000, 1)])
+    """How many messages may be published with it, those of batches included. Each worker counts for
+    itself. Unset: no limit."""
+
     @model_validator(mode="after")
     def _one_secret(self) -> Self:
         # token_file counts as token: its content has become the token when it was loaded.
@@ -217,6 +237,9 @@ class ApiSettings(Section):
 
     key_file: FilePath | None = Field(default=None, examples=["/etc/messagebusd/api.key"])
     """File that holds this key."""
+
+    key_rate: MaybeRate = Field(default=None, examples=[Rate(1000, 1)])
+    """How many messages may be published with this key, see `rate` below. Unset: no limit."""
 
     keys: tuple[ApiKey, ...] = ()
     """Further keys, each with its own rights."""

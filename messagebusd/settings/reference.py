@@ -27,6 +27,7 @@ from messagebusd.settings.keys import (
 )
 from messagebusd.settings.loading import LoadedSettings
 from messagebusd.settings.model import Settings
+from messagebusd.settings.rates import Rate
 from messagebusd.settings.values import FdAddress, TcpAddress, UnixAddress
 
 HIDDEN = "********"
@@ -83,6 +84,7 @@ def _toml(value: object, field: FieldInfo | None = None) -> str:
             | TcpAddress()
             | UnixAddress()
             | FdAddress()
+            | Rate()
             | IPv4Network()
             | IPv6Network()
         ):

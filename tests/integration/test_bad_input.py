@@ -197,7 +197,9 @@ CASES["publish, unknown parameter"].path = PUBLISH + "?channel=/a"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(tmp_path_factory) -> AsyncIterator[Daemon]:
-    async with Daemon(tmp_path_factory.mktemp("daemon"), {"poll": {"body_timeout": 1.0}}) as daemon:
+    # The cases are those of one client, one after the other.
+    config = {"poll": {"body_timeout": 1.0, "client_rate": "0"}}
+    async with Daemon(tmp_path_factory.mktemp("daemon"), config) as daemon:
         yield daemon
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from messagebusd.settings import FdAddress, Settings, TcpAddress, UnixAddress, parse_address
+from messagebusd.settings import FdAddress, Rate, Settings, TcpAddress, UnixAddress, parse_address
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,48 @@ def test_origins_are_compared_as_browsers_send_them() -> None:
         "*",
         "capacitor://localhost",
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "rate", "shown"),
+    [
+        ("20/s", Rate(20, 1), "20/s"),
+        ("100/10s", Rate(100, 10), "100/10s"),
+        ("600/m", Rate(600, 60), "600/60s"),
+        ("5/2h", Rate(5, 7200), "5/7200s"),
+        ("0", None, None),
+        (0, None, None),
+    ],
+)
+def test_rates(given: object, rate: Rate | None, shown: str | None) -> None:
+    poll = Settings.model_validate({"poll": {"client_rate": given}}).poll
+    assert poll.client_rate == rate
+    if rate is not None:
+        assert str(rate) == shown
+        again = Settings.model_validate({"poll": {"client_rate": shown}}).poll
+        assert again.client_rate == rate
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("20", "must be a rate"),
+        (20, "must be a rate"),
+        (False, "must be a rate"),
+        ("20/d", "must be a rate"),
+        ("20 / s", "must be a rate"),
+        ("-1/s", "must be a rate"),
+        ("1.5/s", "must be a rate"),
+        ("٣/s", "must be a rate"),
+        ("", "must be a rate"),
+        ("0/s", "more than 0"),
+        ("5/0s", "more than 0"),
+        ("10000000000/s", "must be a rate"),
+    ],
+)
+def test_wrong_rates(given: object, problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Settings.model_validate({"api": {"keys": [{**KEY, "rate": given}]}})
 
 
 KEY = {"name": "forum", "token": "secret", "scopes": ["read"]}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+_CORS = "access-control-"
+_ALLOWED = "access-control-allow-origin"
+
 
 class CorsPolicy:
     """Which origins may poll; ``*`` stands for all. ``max_age`` in seconds.
 
     No credentials are allowed: the browser client never sends any across origins
-    (REFERENCE 1.5).
+    (REFERENCE 1.5), and a page of another origin can only use what it knows itself, a token in a
+    header. Nor is access asked for to private networks: browsers ask the person instead.
     """
 
     def __init__(
@@ -20,30 +24,42 @@ class CorsPolicy:
         max_age: int,
     ) -> None:
         self._origins = frozenset(allow_origins)
-        self._exposed = ", ".join(expose_headers)
+        self._exposed = {}
+        if expose_headers:
+            self._exposed["access-control-expose-headers"] = ", ".join(expose_headers)
         self._preflight = {
             "access-control-allow-methods": "POST, OPTIONS",
             "access-control-allow-headers": ", ".join(allow_headers),
+            # Browsers keep the answer for as long as this says, and heed no other header.
             "access-control-max-age": str(max_age),
         }
 
-    def headers(self, origin: str | None) -> Mapping[str, str]:
-        """What an answer to this origin carries."""
-        if not self._origins:
-            return {}
-        if "*" in self._origins:
-            allowed = {"access-control-allow-origin": "*"}
-        elif origin in self._origins and origin is not None:
-            allowed = {"access-control-allow-origin": origin, "vary": "Origin"}
-        else:
-            return {"vary": "Origin"}
-        if self._exposed:
-            allowed["access-control-expose-headers"] = self._exposed
-        return allowed
+    def add_to(self, headers: Mapping[str, str], origin: str | None) -> Mapping[str, str]:
+        """The headers of an answer to this origin, names in lower case.
 
-    def preflight_headers(self, origin: str | None) -> Mapping[str, str]:
-        """What the answer to a preflight of this origin carries."""
-        headers = self.headers(origin)
-        if "access-control-allow-origin" not in headers:
+        Where origins are configured they alone decide, whatever these headers say of it. Unless
+        all are, a cache is told that answers depend on the origin, also those without one.
+        """
+        if not self._origins:
             return headers
-        return {**headers, **self._preflight}
+        added = {name: value for name, value in headers.items() if not name.startswith(_CORS)}
+        if "*" in self._origins:
+            return {**added, _ALLOWED: "*", **self._exposed}
+        added["vary"] = _with_origin(headers.get("vary"))
+        if origin is not None and origin in self._origins:
+            added[_ALLOWED] = origin
+            added |= self._exposed
+        return added
+
+    def add_preflight(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of the answer to a preflight, given those that `add_to` made."""
+        if self._origins and _ALLOWED in headers:
+            return {**headers, **self._preflight}
+        return headers
+
+
+def _with_origin(vary: str | None) -> str:
+    if not vary:
+        return "Origin"
+    names = {name.strip().lower() for name in vary.split(",")}
+    return vary if names & {"*", "origin"} else f"{vary}, Origin"

@@ -130,14 +130,11 @@ class PollDoor:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer whatever comes below the prefix."""
         origin = request.headers.get("Origin")
-        headers: Mapping[str, str] = self._headers
-        if cors := self._cors.headers(origin):
-            headers = {**headers, **cors}
+        headers = self._cors.add_to(self._headers, origin)
         try:
             client_id, query = self._split(request)
             if request.method == "OPTIONS":
-                headers = {**headers, **self._cors.preflight_headers(origin)}
-                return web.Response(body=b"OK", headers=headers)
+                return web.Response(body=b"OK", headers=self._cors.add_preflight(headers))
             if request.method != "POST":
                 raise MethodNotAllowed(request.method, METHODS)
             if client_id == BROADCAST and self._settings.allow_broadcast:
@@ -152,7 +149,9 @@ class PollDoor:
             return web.Response(
                 status=refusal.status,
                 body=refusal.body,
-                headers={**headers, "content-type": PLAIN_TYPE, **refusal.headers},
+                headers=self._cors.add_to(
+                    {**headers, "content-type": PLAIN_TYPE, **refusal.headers}, origin
+                ),
             )
         except StoreUnavailable as error:
             return self._turn_away(request, headers, "store_unavailable", error)
@@ -247,6 +246,7 @@ class PollDoor:
         self._gate.count_user(identity)
         if identity.response_headers:
             headers = wire.poll_headers(headers, identity.response_headers)
+            headers = self._cors.add_to(headers, request.headers.get("Origin"))
         mode = requests.choose_mode(
             query,
             (request.version.major, request.version.minor),

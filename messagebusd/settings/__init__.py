@@ -2,10 +2,10 @@
 
 ``model.py`` is the list of everything that can be set; its parts about lookups, stores, the Redis
 door, channel rules and filters are in ``lookup.py``, ``backend.py``, ``ingest.py`` and
-``delivery.py``. ``section.py`` is what sections have in common, ``values.py`` and ``rates.py`` the
-kinds of values in it, ``loading.py`` how defaults, file, environment and command line become one tree,
-``toml_lines.py`` where in the file a key stands, ``reference.py`` the tree as text (sample file,
-documentation).
+``delivery.py``. ``section.py`` is what sections have in common, ``values.py``, ``rates.py`` and
+``origins.py`` the kinds of values in it, ``loading.py`` how defaults, file, environment and command
+line become one tree, ``toml_lines.py`` where in the file a key stands, ``reference.py`` the tree as
+text (sample file, documentation).
 
 This package imports the standard library, pydantic, ``messagebusd.errors`` and what checks channel
 patterns and expressions, and does no I/O but reading the configuration file and the files that

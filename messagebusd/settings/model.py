@@ -20,6 +20,7 @@ from messagebusd.settings.delivery import (
 )
 from messagebusd.settings.ingest import IngestSettings
 from messagebusd.settings.lookup import LookupSettings
+from messagebusd.settings.origins import Origin
 from messagebusd.settings.rates import MaybeRate, Rate
 from messagebusd.settings.section import Section, refuse
 from messagebusd.settings.values import (
@@ -35,7 +36,6 @@ from messagebusd.settings.values import (
     HeaderName,
     KeyName,
     Listen,
-    Origin,
     Seconds,
     SecondsOrZero,
     Sha256,
@@ -149,13 +149,16 @@ class PollSettings(Section):
 
 
 class CorsSettings(Section):
-    """Which other origins' pages may subscribe."""
+    """Which other origins' pages may subscribe. Cookies are never accepted from them: such pages
+    say who they are with a header, for example a token in `Authorization`."""
 
     allow_origins: tuple[Origin, ...] = ()
-    """Origins such as `https://forum.example`, or `*` for all."""
+    """Origins such as `https://forum.example`, or `*` for all. Where this is set, it alone decides:
+    `poll.extra_response_headers` and the application cannot allow others."""
 
     allow_headers: tuple[HeaderName, ...] = (
         "Content-Type",
+        "Authorization",
         "Dont-Chunk",
         "X-SILENCE-LOGGER",
         "X-Shared-Session-Key",
@@ -167,7 +170,8 @@ class CorsSettings(Section):
         "Discourse-Deferred-Track-View-Referrer",
         "Discourse-Deferred-Track-View-Session-Id",
     )
-    """Request headers that pages may send: those of message-bus.js and of Discourse."""
+    """Request headers that pages may send: those of message-bus.js and of Discourse, and the one
+    for tokens."""
 
     expose_headers: tuple[HeaderName, ...] = ("Retry-After",)
     """Response headers that pages may read. message-bus.js slows down only if it can read

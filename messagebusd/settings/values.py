@@ -161,7 +161,6 @@ _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 # What the protocol decides: clients compare the type as a string (SPEC 2.4).
 _OWN_HEADERS = frozenset({"content-length", "content-type", "transfer-encoding", "connection"})
 _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+", re.IGNORECASE)
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -195,14 +194,6 @@ def _extra_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
             raise ValueError(f"holds {name} twice; header names ignore case")
         seen.add(lower)
     return headers
-
-
-def _origin(origin: str) -> str:
-    if origin == "*":
-        return origin
-    if not _ORIGIN.fullmatch(origin):
-        raise ValueError('must be "*" or scheme://host[:port], without a slash or path at the end')
-    return origin.lower()  # as browsers send it
 
 
 def _web_url(url: str) -> str:
@@ -341,9 +332,6 @@ BaseRoute = Annotated[Text, AfterValidator(_base_route), Kind("a path, such as /
 HeaderName = Annotated[Text, AfterValidator(_header_name), Kind("a header name")]
 ExtraHeaders = Annotated[
     Mapping[str, Text], AfterValidator(_extra_headers), Kind("a table of header names and values")
-]
-Origin = Annotated[
-    Text, AfterValidator(_origin), Kind('an origin, such as "https://forum.example"')
 ]
 TrustedProxy = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"],

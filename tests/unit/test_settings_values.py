@@ -99,13 +99,42 @@ def test_trusted_proxies_are_networks_or_unix() -> None:
     )
 
 
-def test_origins_are_compared_as_browsers_send_them() -> None:
-    cors = {"allow_origins": ["HTTPS://Forum.Example", "*", "capacitor://localhost"]}
-    assert Settings.model_validate({"cors": cors}).cors.allow_origins == (
-        "https://forum.example",
-        "*",
-        "capacitor://localhost",
-    )
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("HTTPS://Forum.Example", "https://forum.example"),
+        ("https://forum.example:443", "https://forum.example"),
+        ("http://forum.example:80", "http://forum.example"),
+        ("http://forum.example:443", "http://forum.example:443"),
+        ("http://localhost:08080", "http://localhost:8080"),
+        ("http://[2001:DB8::1]:8080", "http://[2001:db8::1]:8080"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("*", "*"),
+    ],
+)
+def test_origins_are_compared_as_browsers_send_them(given: str, sent: str) -> None:
+    cors = Settings.model_validate({"cors": {"allow_origins": [given]}}).cors
+    assert cors.allow_origins == (sent,)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("https://forum.example/", "without a slash"),
+        ("forum.example", "scheme"),
+        ("https://a@forum.example", "scheme"),
+        ("https://forum.example, https://b.example", "scheme"),
+        ("https://forum.example:0", "no valid port"),
+        ("https://forum.example:70000", "no valid port"),
+        ("https://*.example", "one host"),
+        ("https://bücher.example", "in ASCII"),
+        ("null", "every page"),
+        ("", "scheme"),
+    ],
+)
+def test_wrong_origins(given: str, problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Settings.model_validate({"cors": {"allow_origins": [given]}})
 
 
 @pytest.mark.parametrize(

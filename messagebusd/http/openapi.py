@@ -84,7 +84,7 @@ def _calls() -> dict[str, dict[str, Operation]]:
         "publish/batch": {
             "post": operation(
                 "publish_batch",
-                f"Publish up to {MAX_BATCH_MESSAGES} messages in order",
+                f"Publish up to {MAX_BATCH_MESSAGES} messages in order; 429 refuses all of them",
                 scope="publish",
                 parameters=[once],
                 body={JSON: ref("Batch"), NDJSON: {"type": "string"}},

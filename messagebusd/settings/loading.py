@@ -106,6 +106,13 @@ def _doubts(settings: Settings, tree: Tree) -> Iterator[Problem]:
                 f"cors.allow_headers has no {jwt.header}, without which pages of other origins "
                 "cannot send a token",
             )
+    listen, proxies = settings.server.listen, settings.server.trusted_proxies
+    if settings.poll.address_rate is not None and listen.is_local and not proxies:
+        yield Problem(
+            tree.origin(("poll", "address_rate")),
+            "poll.address_rate takes everybody behind a proxy for one client, "
+            "unless server.trusted_proxies names the proxy",
+        )
 
 
 def _read_secret_files(

@@ -182,6 +182,28 @@ async def test_too_many_polls_of_an_address(serve: Serve) -> None:
         assert (await poll(daemon, {"/a": 0}, client=f"p{number}")).status == 200
 
 
+# -- sizes (SPEC 2.9)
+
+
+async def test_oversized_polls_are_counted_by_reason(serve: Serve) -> None:
+    limits = {"max_body": 64, "max_channels": 2, "max_channel": 8, "max_client_id": 8}
+    daemon = await serve(poll=limits)
+    cases = [
+        (413, "payload_too_large", await poll(daemon, {"/a" * 40: 0})),
+        (400, "limit_exceeded", await poll(daemon, {"/a": 0, "/b": 0, "/c": 0})),
+        (400, "invalid_channel", await poll(daemon, {"/12345678": 0})),
+        (400, "invalid_channel", await poll(daemon, {"/a\n": 0})),
+        (400, "invalid_client_id", await poll(daemon, {"/a": 0}, client="x" * 9)),
+    ]
+    for status, code, response in cases:
+        assert response.status == status
+        assert json.loads(response.body)["code"] == code
+    for code in {code for _, code, _ in cases}:
+        times = sum(each == code for _, each, _ in cases)
+        assert await count(daemon, "refusals_total", door="poll", code=code) == times
+    assert (await poll(daemon, {"/1234567": 0, "/b": 0}, client="x" * 8)).status == 200
+
+
 # -- over capacity (SPEC 2.3)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from ipaddress import ip_network
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +23,8 @@ from messagebusd.protocol import wire
 from messagebusd.protocol.message import Message
 from messagebusd.protocol.ratelimit import Bucket
 from messagebusd.protocol.requests import Mode
-from messagebusd.settings import PollSettings
+from messagebusd.settings import PollSettings, Rate
+from messagebusd.settings.keys import KEYS
 from tests.support.clock import FakeClock
 from tests.support.transport import RecordingTransport
 
@@ -189,6 +192,26 @@ def test_publishers_are_told_when_there_is_room_for_what_they_have() -> None:
     with pytest.raises(RateLimited) as caught:
         take_messages(bucket, 1, lambda: 0.0)
     assert caught.value.retry_after == 16
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+
+
+def test_the_page_about_limits_has_all_of_them() -> None:
+    """With their defaults; and no key that is none."""
+    named = set(re.findall(r"`((?:poll|api|backend|server)\.[a-z_.]+)`", PAGE))
+    assert named <= KEYS.keys()
+    for name, key in KEYS.items():
+        if re.match(r"poll\.max_|.*_rate$", name):
+            [row] = [line for line in PAGE.splitlines() if line.startswith(f"| `{name}`")]
+            match key.field.default:
+                case None:
+                    default = "none"
+                case Rate() as rate:
+                    default = f'`"{rate}"`'
+                case number:
+                    default = str(number)
+            assert row.split(" | ")[1] == default
 
 
 # -- what is news

@@ -137,6 +137,13 @@ def test_a_long_interval_is_doubted(write_config: WriteConfig) -> None:
     assert warning.startswith("bus.toml:2: poll.long_polling_interval is 90 seconds; ")
 
 
+def test_counting_a_proxy_as_one_client_is_doubted(write_config: WriteConfig) -> None:
+    [warning] = load(write_config('[poll]\naddress_rate = "100/s"\n')).warnings
+    assert warning.startswith("bus.toml:2: poll.address_rate takes everybody behind a proxy")
+    proxied = '[poll]\naddress_rate = "100/s"\n[server]\ntrusted_proxies = ["127.0.0.1"]\n'
+    assert load(write_config(proxied)).warnings == ()
+
+
 # -- what is wrong
 
 

@@ -41,16 +41,20 @@ extra_response_headers = {{ x-discourse-route = "message-bus" }}
 allow_origins = ["https://forum.example"]
 [api]
 key = "{key}"
-[lookup]
-mode = "headers"
+{lookup}
 [log]
 format = "json"
 """
 
 
-def _messagebusd(folder: Path, key: str, more: str = "", workers: int = 1) -> list[str]:
+_BY_HEADERS = '[lookup]\nmode = "headers"'
+
+
+def _messagebusd(
+    folder: Path, key: str, more: str = "", workers: int = 1, lookup: str = _BY_HEADERS
+) -> list[str]:
     config = folder / "bus.toml"
-    config.write_text(_CONFIG.format(key=key, workers=workers) + more)
+    config.write_text(_CONFIG.format(key=key, workers=workers, lookup=lookup) + more)
     return ["-m", "messagebusd", "serve", "--config", str(config)]
 
 
@@ -74,6 +78,11 @@ class Peer:
 def daemon(backend: str, workers: int = 1) -> Peer:
     """messagebusd on a store: ``backend`` are its settings in TOML."""
     return Peer("messagebusd", partial(_messagebusd, more=backend, workers=workers))
+
+
+def daemon_asking(lookup: str) -> Peer:
+    """messagebusd that finds out who polls in this way, settings in TOML."""
+    return Peer("messagebusd", partial(_messagebusd, lookup=lookup))
 
 
 MESSAGEBUSD = Peer("messagebusd", _messagebusd)

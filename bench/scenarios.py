@@ -31,6 +31,8 @@ STEADY_RATE = 10
 FIRST_STREAMS = 50
 # Rounds of everything that is measured one by one, however slow.
 AT_LEAST = 3
+# What does not grow at all differs by noise, also below zero, and ratios want a number.
+LEAST_EXPONENT = 0.01
 
 _MESSAGE_ID = re.compile(rb'"message_id": ?(\d+)')
 
@@ -231,7 +233,7 @@ async def growth(bench: Bench, small: int, large: int) -> list[Figure]:
         Figure(
             f"{name}, growth of its cost from {sizes}",
             "exponent",
-            math.log(many / few) / math.log(large / small),
+            max(LEAST_EXPONENT, math.log(many / few) / math.log(large / small)),
             "less",
         )
         for name, (many, few) in spent.items()

@@ -280,6 +280,11 @@ class Connection(asyncio.Protocol):
             transport.write(body + wire.LAST_CHUNK)
         self._leave(reason)
 
+    def reset(self) -> None:
+        """End the poll without a last frame: its client goes by what it has received."""
+        if self.transport is not None:
+            self.transport.abort()
+
     def withheld_status(self) -> dict[str, int]:
         """Positions that skip the messages withheld since the poll went live."""
         owed = {} if self._owed is None else self._owed.copy()

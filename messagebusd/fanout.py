@@ -12,6 +12,7 @@ holds between any two slices:
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,8 @@ SLICE = 256
 # fan-out: publishers that are faster than the writes have to wait somewhere.
 MAX_WAITING_MESSAGES = 100
 MAX_WAITING_BYTES = 64 * 1024
+
+_log = logging.getLogger(__name__)
 
 
 class Timer(Protocol):
@@ -72,8 +75,8 @@ class FanOut:
 
     def advance(self, limit: int) -> int:
         """Serve so many more at most; how many those were."""
-        start = self._at
-        part = self._recipients[start : start + limit]
+        part = self._recipients[self._at : self._at + limit]
+        self._at += len(part)
         try:
             if self._plain:
                 self.delivery.give_all(part)
@@ -81,8 +84,11 @@ class FanOut:
                 give = self.delivery.give
                 for connection in part:
                     give(connection)
-        finally:
-            self._at = start + len(part)
+        except Exception:
+            # Who was sent what is not known any more. All of them come back with their positions.
+            _log.exception("a delivery failed, its recipients are reset")
+            for connection in part:
+                connection.reset()
         if not self.is_finished:
             self.done.update(part)
         return len(part)
@@ -197,16 +203,14 @@ class FanOuts:
     def _continue(self) -> None:
         self._continuation = None
         self._left = SLICE
-        try:
-            while self._unfinished and self._left > 0:
-                fan_out = self._unfinished.popleft()
-                if self._advance(fan_out, self._left):
-                    self._begin_waiting(fan_out.topic)
-                else:
-                    self._unfinished.append(fan_out)
-        finally:
-            if self._unfinished:
-                self._go_on_soon()
+        while self._unfinished and self._left > 0:
+            fan_out = self._unfinished.popleft()
+            if self._advance(fan_out, self._left):
+                self._begin_waiting(fan_out.topic)
+            else:
+                self._unfinished.append(fan_out)
+        if self._unfinished:
+            self._go_on_soon()
 
     def _go_on_soon(self) -> None:
         if self._continuation is None:

@@ -368,3 +368,25 @@ def test_filters_apply_to_what_waits():
         store.clock.turn()
     for client in clients[:SLICE]:
         assert [each["data"] for each in close(client)] == [{"/a": 2}]
+
+
+def test_a_delivery_that_fails_does_not_silence_its_channel(caplog):
+    """Nobody knows what those of the slice were sent: they come back with their positions."""
+
+    class Broken(RecordingTransport):
+        def write(self, data):
+            raise OSError("broken")
+
+    store = Store()
+    clients = crowd(store)
+    clients[0].connection.transport = Broken()
+    store.publish([("/a", None)])
+    while store.clock.due:
+        store.clock.turn()
+    store.publish([("/a", None)])
+    while store.clock.due:
+        store.clock.turn()
+    assert [each.connection.transport.is_closing() for each in clients] == [True] * 2 + [False] * 3
+    for client in clients[SLICE:]:
+        assert [len(frame) for frame in client.transport.frames] == [0, 1, 1]
+    assert "its recipients are reset" in caplog.text

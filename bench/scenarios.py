@@ -7,6 +7,7 @@ once for each server. A few operations before the clock starts warm everything u
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from statistics import median
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bench.crowds import Crowd, Herd
 from bench.errors import BenchError
@@ -30,6 +31,8 @@ STEADY_RATE = 10
 FIRST_STREAMS = 50
 # Rounds of everything that is measured one by one, however slow.
 AT_LEAST = 3
+# What does not grow at all differs by noise, also below zero, and ratios want a number.
+LEAST_EXPONENT = 0.01
 
 _MESSAGE_ID = re.compile(rb'"message_id": ?(\d+)')
 
@@ -200,6 +203,61 @@ async def targeted(bench: Bench, size: int) -> list[Figure]:
     return [rate(f"to one of {size:,}", len(latencies), watch.stop())]
 
 
+async def chosen(bench: Bench, size: int) -> list[Figure]:
+    """One message at a time to users that it names: all of the crowd, and a hundredth of it."""
+    await bench.crowd.resize(size)
+    figures = []
+    for count in (size, size // 100):
+        users = list(range(1, count + 1))
+        request = publish_request(bench.server, bench.crowd.channel, user_ids=users)
+        operations = await repeated(bench, request, count)
+        name = f"to {count:,} named of {size:,}, deliveries"
+        figures.append(rate(name, count * operations.count, operations.span))
+    return figures
+
+
+async def growth(bench: Bench, small: int, large: int) -> list[Figure]:
+    """How the server's work for a message grows with the crowd: the exponent, 1 is linear."""
+    spent: dict[str, list[float]] = {"to everybody": [], "to one": []}
+    for size in (large, small):
+        await bench.crowd.resize(size)
+        for name, recipients, audience in (
+            ("to everybody", size, {}),
+            ("to one", 1, {"user_ids": [size // 2]}),
+        ):
+            request = publish_request(bench.server, bench.crowd.channel, **audience)
+            operations = await repeated(bench, request, recipients)
+            spent[name].append(operations.span.server_cpu / operations.count)
+    sizes = f"{small:,} to {large:,}"
+    return [
+        Figure(
+            f"{name}, growth of its cost from {sizes}",
+            "exponent",
+            max(LEAST_EXPONENT, math.log(many / few) / math.log(large / small)),
+            "less",
+        )
+        for name, (many, few) in spent.items()
+    ]
+
+
+class Operations(NamedTuple):
+    """How often something was done, and what that took."""
+
+    count: int
+    span: Span
+
+
+async def repeated(bench: Bench, request: bytes, recipients: int) -> Operations:
+    """Publish to the crowd one message at a time, each when the one before has arrived."""
+    await bench.to_crowd(request, recipients)
+    count = 0
+    watch = bench.watch()
+    while watch.seconds < bench.scale.seconds or count < AT_LEAST:
+        await bench.to_crowd(request, recipients)
+        count += 1
+    return Operations(count, watch.stop())
+
+
 async def unheard(bench: Bench, size: int) -> list[Figure]:
     """Publish what nobody listens to, while many listen to something else."""
     await bench.crowd.resize(size)
@@ -301,10 +359,12 @@ SCENARIOS = (
     Scenario("fan-out", lambda bench: fan_out(bench, bench.scale.large)),
     Scenario("stall", lambda bench: stall(bench, bench.scale.large)),
     Scenario("targeted", lambda bench: targeted(bench, bench.scale.large)),
+    Scenario("chosen", lambda bench: chosen(bench, bench.scale.large)),
     Scenario("unheard", lambda bench: unheard(bench, bench.scale.large)),
     Scenario("fan-out", lambda bench: fan_out(bench, bench.scale.medium)),
     Scenario("fan-out", lambda bench: fan_out(bench, bench.scale.small)),
     Scenario("targeted", lambda bench: targeted(bench, bench.scale.small)),
+    Scenario("growth", lambda bench: growth(bench, bench.scale.small, bench.scale.large)),
     Scenario("saturated", lambda bench: saturated(bench, bench.scale.small)),
     Scenario("steady", lambda bench: steady(bench, bench.scale.small)),
     Scenario("polls", polls),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +23,7 @@ from messagebusd.protocol.ratelimit import Bucket
 from messagebusd.protocol.requests import Mode
 
 if TYPE_CHECKING:
-    from messagebusd.hub import Hub
+    from messagebusd.hub import Due, Hub
 
 
 class State(enum.Enum):
@@ -59,58 +60,39 @@ class Viewer(Protocol):
     def is_admin(self) -> bool: ...
 
 
-class Delivery:
-    """The news of one channel in one turn of the loop; each wire form is built at most once."""
-
-    __slots__ = (
-        "_frame",
-        "channel",
-        "last_id",
-        "messages",
-        "unrestricted",
-        "withheld",
-        "written",
-    )
-
-    def __init__(self, channel: str, messages: Sequence[Message], *, unrestricted: bool) -> None:
-        self.channel = channel
-        self.messages = messages
-        self.unrestricted = unrestricted
-        self.last_id = messages[-1].message_id
-        # How many messages were written to, and kept from, all subscribers together.
-        self.written = 0
-        self.withheld = 0
-        self._frame: bytes | None = None
-
-    @property
-    def frame(self) -> bytes:
-        """All of it as one frame."""
-        if self._frame is None:
-            self._frame = wire.frame(wire.array([each.encoded for each in self.messages]))
-        return self._frame
+# No turn of the hub comes after this one.
+NEVER = sys.maxsize
 
 
 class Connection(asyncio.Protocol):
-    """See the module's docstring. ``channels`` are stored names."""
+    """See the module's docstring. ``channels`` are stored names.
+
+    Ten thousand of these are held: everything in here is counted in bytes. It is a `Viewer` itself
+    rather than keeping one.
+    """
 
     __slots__ = (
-        "_filtered",
+        "_owed",
         "_pending",
         "_pending_bytes",
         "allowance",
         "bucket",
         "channels",
         "client_id",
-        "deadline",
+        "due",
+        "group_ids",
         "headers",
         "hub",
+        "is_admin",
         "is_cut_short",
         "mode",
         "parked_at",
         "seq",
+        "since",
+        "site_id",
         "state",
         "transport",
-        "viewer",
+        "user_id",
     )
 
     def __init__(
@@ -124,7 +106,10 @@ class Connection(asyncio.Protocol):
         headers: Mapping[str, str],
     ) -> None:
         self.hub = hub
-        self.viewer = viewer
+        self.user_id = viewer.user_id
+        self.group_ids = viewer.group_ids
+        self.site_id = viewer.site_id
+        self.is_admin = viewer.is_admin
         self.client_id = client_id
         self.seq = seq
         self.mode = mode
@@ -136,21 +121,29 @@ class Connection(asyncio.Protocol):
         self.is_cut_short = False
         self.transport: asyncio.Transport | None = None
         # Where the hub keeps it among the deadlines, and since when it is parked.
-        self.deadline = 0
+        self.due: Due | None = None
         self.parked_at = 0.0
+        # The hub's turn at which it went live: what was announced until then it knows.
+        self.since = NEVER
         # Unsent bytes that are not the reader's fault: a first frame larger than the limit.
         self.allowance = 0
         # Where a poll was counted that need not have been if messages end it.
         self.bucket: Bucket | None = None
         self._pending: list[Message] | None = []
         self._pending_bytes = 0
-        # Channels whose latest live messages this viewer must not see, with their ids.
-        self._filtered: dict[str, int] | None = None
+        # Channels whose latest news were kept from it, with their ids, as far as the hub does not
+        # note that for all subscribers of a channel together.
+        self._owed: dict[str, int] | None = None
 
     @property
-    def key(self) -> tuple[str | None, Id | None, str]:
-        """Polls with the same key replace each other (SPEC 2.7)."""
-        return (self.viewer.site_id, self.viewer.user_id, self.client_id)
+    def viewer(self) -> Viewer:
+        """Who polls."""
+        return self
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it is live."""
+        return self.state is State.PARKED
 
     @property
     def overflowed(self) -> bool:
@@ -159,13 +152,17 @@ class Connection(asyncio.Protocol):
 
     def may_see(self, message: Message) -> bool:
         """Whether audience and filters let this viewer have the message."""
+        return self.is_meant(message) and self.passes_filters(message)
+
+    def is_meant(self, message: Message) -> bool:
+        """Whether the audience includes this viewer."""
         audience = message.audience
-        if audience is not None and not audience.allows(
-            self.viewer.user_id, self.viewer.group_ids, self.client_id
-        ):
-            return False
+        return audience is None or audience.allows(self.user_id, self.group_ids, self.client_id)
+
+    def passes_filters(self, message: Message) -> bool:
+        """Whether the declared filters let this viewer have the message."""
         filters = self.hub.filters
-        return filters is None or filters.allow(message, self.viewer, self.client_id)
+        return filters is None or filters.allow(message, self, self.client_id)
 
     # -- catching up -------------------------------------------------------------------------
 
@@ -181,9 +178,10 @@ class Connection(asyncio.Protocol):
         for message in fresh:
             if self.may_see(message):
                 visible.append(message)
-                self._note_seen(message.stored_channel)
+                self.note(message.stored_channel, None)
             else:
-                self._note_filtered(message.stored_channel, message.message_id)
+                self.note(message.stored_channel, message.message_id)
+        self.since = self.hub.turn
         return visible
 
     def park(self, transport: asyncio.Transport, now: float) -> None:
@@ -191,58 +189,13 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         self.parked_at = now
         self.state = State.PARKED
+        if self.mode is Mode.STREAM:
+            del self.headers  # its head has been written
 
     # -- delivering --------------------------------------------------------------------------
 
-    def deliver(self, delivery: Delivery) -> None:
-        """Write, queue or withhold some news."""
-        if self.state is not State.PARKED:
-            if self.state is State.CATCHING_UP:
-                self._queue(delivery.messages)
-            return
-        messages = delivery.messages
-        if not delivery.unrestricted:
-            messages = [each for each in messages if self.may_see(each)]
-            delivery.withheld += len(delivery.messages) - len(messages)
-            if not messages:
-                self._note_filtered(delivery.channel, delivery.last_id)
-                return
-        if self.mode is Mode.LONG_POLL:
-            body = wire.array([each.encoded for each in messages])
-            sent = self._answer(body, CloseReason.ANSWERED)
-        elif len(messages) == len(delivery.messages):
-            sent = self._write(delivery.frame)
-        else:
-            sent = self._write(wire.frame(wire.array([each.encoded for each in messages])))
-        if not sent:
-            return  # nor may a status skip what was not sent
-        delivery.written += len(messages)
-        if messages[-1].message_id == delivery.last_id:
-            self._note_seen(delivery.channel)
-        else:
-            self._note_filtered(delivery.channel, delivery.last_id)
-
-    def tell(self, positions: Mapping[str, int]) -> None:
-        """Let the client know that these channels (stored names) are now at these ids."""
-        if self.state is State.PARKED:
-            status = wire.status_message({unqualify(name)[0]: at for name, at in positions.items()})
-            body = wire.array([status])
-            if self.mode is Mode.LONG_POLL:
-                self._answer(body, CloseReason.ANSWERED)
-                return
-            self._write(wire.frame(body))
-        else:
-            # What it has read, and what waits for it, may be of the ids before or of those after.
-            self.cut_short()
-        for channel, position in positions.items():
-            self._note_filtered(channel, position)
-
-    def cut_short(self) -> None:
-        """Have a poll that is still catching up answered without messages."""
-        self.is_cut_short = True
-        self._pending = None
-
-    def _queue(self, messages: Sequence[Message]) -> None:
+    def queue(self, messages: Sequence[Message]) -> None:
+        """Keep live messages until the backlog has been read."""
         if self._pending is None:
             return
         self._pending.extend(messages)
@@ -251,26 +204,50 @@ class Connection(asyncio.Protocol):
             # The next poll reads them from the backlog; this one ends after what it has.
             self._pending = None
 
-    def _note_filtered(self, channel: str, message_id: int) -> None:
-        if self._filtered is None:
-            self._filtered = {}
-        self._filtered[channel] = message_id
-
-    def _note_seen(self, channel: str) -> None:
-        if self._filtered is not None:
-            self._filtered.pop(channel, None)
-
-    def _write(self, frame: bytes) -> bool:
+    def write(self, frame: bytes) -> bool:
+        """Write a frame to a stream. One that reads too slowly is ended instead."""
         transport = self.transport
         assert transport is not None
         if transport.is_closing():  # a reset that connection_lost will report; not our error
             return False
-        unsent = transport.get_write_buffer_size()
-        if unsent > self.hub.max_client_buffer + self.allowance:
+        if transport.get_write_buffer_size() > self.hub.max_client_buffer + self.allowance:
             self.close(CloseReason.SLOW)
             return False
         transport.write(frame)
         return True
+
+    def answer(self, body: bytes) -> bool:
+        """Answer with this JSON array; the connection ends with it."""
+        return self._answer(body, CloseReason.ANSWERED)
+
+    def note(self, channel: str, message_id: int | None) -> None:
+        """Note that a channel's news up to this id were kept from it; None if it has the latest."""
+        if message_id is not None:
+            if self._owed is None:
+                self._owed = {}
+            self._owed[channel] = message_id
+        elif self._owed is not None:
+            self._owed.pop(channel, None)
+
+    def tell(self, positions: Mapping[str, int]) -> None:
+        """Let the client know that these channels (stored names) are now at these ids."""
+        if self.state is State.PARKED:
+            status = wire.status_message({unqualify(name)[0]: at for name, at in positions.items()})
+            body = wire.array([status])
+            if self.mode is Mode.LONG_POLL:
+                self.answer(body)
+                return
+            self.write(wire.frame(body))
+        else:
+            # What it has read, and what waits for it, may be of the ids before or of those after.
+            self.cut_short()
+        for channel, position in positions.items():
+            self.note(channel, position)
+
+    def cut_short(self) -> None:
+        """Have a poll that is still catching up answered without messages."""
+        self.is_cut_short = True
+        self._pending = None
 
     def _answer(self, body: bytes, reason: CloseReason) -> bool:
         """Answer with JSON; the connection ends with it."""
@@ -282,10 +259,6 @@ class Connection(asyncio.Protocol):
         transport.write(wire.json_answer(self.headers, body))
         self._leave(reason)
         return True
-
-    def answer(self, body: bytes) -> None:
-        """Answer at once with this JSON array, on a transport of its own."""
-        self._answer(body, CloseReason.ANSWERED)
 
     # -- closing -----------------------------------------------------------------------------
 
@@ -307,15 +280,20 @@ class Connection(asyncio.Protocol):
             transport.write(body + wire.LAST_CHUNK)
         self._leave(reason)
 
+    def reset(self) -> None:
+        """End the poll without a last frame: its client goes by what it has received."""
+        if self.transport is not None:
+            self.transport.abort()
+
     def withheld_status(self) -> dict[str, int]:
         """Positions that skip the messages withheld since the poll went live."""
-        if not self._filtered:
-            return {}
-        return {unqualify(name)[0]: last_id for name, last_id in self._filtered.items()}
+        owed = {} if self._owed is None else self._owed.copy()
+        self.hub.update(self, owed)
+        return {unqualify(name)[0]: last_id for name, last_id in owed.items()}
 
     def _leave(self, reason: CloseReason) -> None:
         self.hub.remove(self, reason)
-        self._pending = None
+        self._pending = self._owed = None
         if self.transport is not None:
             self.transport.close()
 

@@ -1,7 +1,8 @@
 """All polls that one worker holds: found by channel, replaced by client, ended by deadline.
 
-`dispatch` is a plain function: nothing in here awaits, locks, or starts a task. The only thing
-scheduled is the next look at the deadlines, one timer for all polls.
+`dispatch` is a plain function: nothing in here awaits, locks, or starts a task. Scheduled are only
+the next look at the deadlines, one timer for all polls, and the rest of a fan-out that is too large
+for one turn of the loop (`fanout`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
-from messagebusd.connection import CloseReason, Connection, Delivery, State, Viewer
-from messagebusd.protocol.message import Id, Message
+from messagebusd.connection import NEVER, CloseReason, Connection, State, Viewer
+from messagebusd.delivery import Delivery
+from messagebusd.fanout import FanOuts, Observer, Scheduler, Timer, Topic
+from messagebusd.feeds import Feed, Feeds
+from messagebusd.people import People
+from messagebusd.protocol.message import Message
 from messagebusd.protocol.requests import Mode
 
 # Deadlines are kept in buckets of this many seconds; polls of one bucket end together.
@@ -24,19 +29,6 @@ JITTER = 0.05
 LINGER_SECONDS = 10.0
 
 
-class Timer(Protocol):
-    """What the loop gives for a scheduled call."""
-
-    def cancel(self) -> None: ...
-
-
-class Scheduler(Protocol):
-    """The part of an event loop that the hub uses."""
-
-    def time(self) -> float: ...
-    def call_at(self, when: float, callback: Callable[[], object], /) -> Timer: ...
-
-
 class MessageFilter(Protocol):
     """The declared message filters (SPEC 6)."""
 
@@ -44,20 +36,14 @@ class MessageFilter(Protocol):
     def concerns(self, channel: str) -> bool: ...
 
 
-class Observer(Protocol):
-    """Where the hub reports what happened, for the metrics."""
+class Due:
+    """Polls that end together."""
 
-    def poll_ended(self, mode: Mode, reason: CloseReason) -> None: ...
-    def dispatched(self, delivery: Delivery) -> None: ...
+    __slots__ = ("connections", "tick")
 
-
-class Feed(Protocol):
-    """A server-side subscriber: sees everything, and must not raise or wait."""
-
-    def offer(self, messages: Sequence[Message]) -> None: ...
-    def interrupt(self) -> None: ...
-    def restart(self) -> None: ...
-    def end(self) -> None: ...
+    def __init__(self, tick: int) -> None:
+        self.tick = tick
+        self.connections: dict[Connection, None] = {}
 
 
 class Hub:
@@ -85,13 +71,17 @@ class Hub:
         self._scheduler = scheduler
         self._observer = observer
         self._jitter = jitter
-        self._index: dict[str, set[Connection]] = {}
+        # How many times something was announced.
+        self.turn = 0
+        # By stored name. A channel's only subscriber stands for itself.
+        self._index: dict[str, Connection | Topic] = {}
         self._catching_up: set[Connection] = set()
-        self._parked: dict[tuple[str | None, Id | None, str], Connection] = {}
-        self._buckets: dict[int, set[Connection]] = {}
+        self._people = People()
+        self._buckets: dict[int, Due] = {}
+        self._fan_outs = FanOuts(scheduler, observer)
         # Ended responses that are still being sent: when to look again, and what was unsent then.
         self._lingering: dict[Connection, tuple[float, int]] = {}
-        self._feeds: dict[Feed, frozenset[str] | None] = {}
+        self._feeds = Feeds()
         self._timer: Timer | None = None
         self._timer_at = math.inf
         self._on_empty: Callable[[], None] | None = None
@@ -101,25 +91,28 @@ class Hub:
     @property
     def parked(self) -> int:
         """How many polls are parked."""
-        return len(self._parked)
+        return len(self._people)
 
     @property
     def has_room(self) -> bool:
         """Whether one more poll may park. A client's own parked poll makes no room for its next:
         clients of the original rely on that one to stay."""
-        return len(self._parked) < self.max_active_clients
+        return len(self._people) < self.max_active_clients
 
     def parked_by_mode(self) -> Counter[Mode]:
         """How many polls are parked in each mode. Walks over all of them."""
-        return Counter(each.mode for each in self._parked.values())
+        return Counter(each.mode for each in self._people)
 
     def connections(self) -> Iterable[Connection]:
         """All parked polls."""
-        return self._parked.values()
+        return self._people
 
     def subscribers(self, channel: str) -> int:
         """How many polls wait for this channel (stored name)."""
-        return len(self._index.get(channel, ()))
+        found = self._index.get(channel)
+        if found is None:
+            return 0
+        return len(found.members) if isinstance(found, Topic) else 1
 
     # -- polls come and go -------------------------------------------------------------------
 
@@ -127,51 +120,59 @@ class Hub:
         """Register a poll, before its backlog is read: from here on it misses nothing."""
         index = self._index
         self._catching_up.add(connection)
+        names = []
         for channel in connection.channels:
-            subscribers = index.get(channel)
-            if subscribers is None:
-                index[channel] = {connection}
-            else:
-                subscribers.add(connection)
+            found = index.setdefault(channel, connection)
+            if isinstance(found, Topic):
+                found.members[connection] = None
+                channel = found.name  # the same text, kept once
+            elif found is not connection:
+                index[channel] = Topic(channel, found, connection)
+            names.append(channel)
+        connection.channels = tuple(names)
 
     def is_outdated(self, connection: Connection) -> bool:
         """Whether a newer poll of the same client is parked already, so that this one ends."""
-        other = self._parked.get(connection.key)
+        other = self._people.same_as(connection)
         return other is not None and other.seq > connection.seq
 
     def park(self, connection: Connection, until: float = math.inf) -> None:
         """Hold a poll that has its transport, until its deadline.
 
         That is no later than ``until``, in the scheduler's time: its viewer's identity is no longer
-        true then. Of polls with the same key the one with the higher or equal ``seq`` stays, the
-        other one ends at once (SPEC 2.7).
+        true then. Of polls with the same site, user and client id the one with the higher or equal
+        ``seq`` stays, the other one ends at once (SPEC 2.7).
         """
         if self.is_outdated(connection):
             connection.close(CloseReason.SUPERSEDED)
             return
-        if (other := self._parked.get(connection.key)) is not None:
+        if (other := self._people.same_as(connection)) is not None:
             other.close(CloseReason.SUPERSEDED)
         self._catching_up.discard(connection)
-        self._parked[connection.key] = connection
+        self._people.add(connection)
         now = self._scheduler.time()
         deadline = now + self.interval * (1 - JITTER * self._jitter())
-        connection.deadline = math.ceil(deadline / TICK_SECONDS)
+        tick = math.ceil(deadline / TICK_SECONDS)
         if until < deadline:  # rounded the other way: it must not see what comes later
-            connection.deadline = math.floor(until / TICK_SECONDS)
-        self._buckets.setdefault(connection.deadline, set()).add(connection)
-        self._schedule(connection.deadline * TICK_SECONDS)
+            tick = math.floor(until / TICK_SECONDS)
+        due = self._buckets.get(tick)
+        if due is None:
+            due = self._buckets[tick] = Due(tick)
+        due.connections[connection] = None
+        connection.due = due
+        self._schedule(tick * TICK_SECONDS)
 
     def remove(self, connection: Connection, reason: CloseReason) -> None:
         """Forget a poll: out of every index before this returns. Compares objects, never ids."""
         if connection.state is State.CLOSED:
             return
         self._unindex(connection)
-        if self._parked.get(connection.key) is connection:
-            del self._parked[connection.key]
-        if (bucket := self._buckets.get(connection.deadline)) is not None:
-            bucket.discard(connection)
-            if not bucket:
-                del self._buckets[connection.deadline]
+        if (due := connection.due) is not None:  # else it is not parked
+            self._people.remove(connection)
+            connection.due = None
+            del due.connections[connection]
+            if not due.connections:
+                del self._buckets[due.tick]
         transport = connection.transport
         if transport is not None and reason is not CloseReason.DISCONNECTED:
             # Closing sends what is left first; a reader that never reads must not keep it here.
@@ -193,50 +194,61 @@ class Hub:
 
     def _unindex(self, connection: Connection) -> None:
         connection.state = State.CLOSED
+        connection.since = NEVER
         self._catching_up.discard(connection)
+        index = self._index
         for channel in connection.channels:
-            subscribers = self._index.get(channel)
-            if subscribers is not None:
-                subscribers.discard(connection)
-                if not subscribers:
-                    del self._index[channel]
+            found = index.get(channel)
+            if found is connection:
+                del index[channel]
+            elif isinstance(found, Topic):
+                found.remove(connection)
+                if not found.members:
+                    del index[channel]
 
     def add_feed(self, feed: Feed, channels: frozenset[str] | None) -> None:
         """Hand this subscriber the messages of these channels (stored names), or all (None)."""
-        self._feeds[feed] = channels
+        self._feeds.add(feed, channels)
 
     def remove_feed(self, feed: Feed) -> None:
         """Stop that."""
-        self._feeds.pop(feed, None)
+        self._feeds.remove(feed)
 
     # -- messages ----------------------------------------------------------------------------
 
     def channels(self) -> set[str]:
         """The channels (stored names) that somebody waits for."""
-        return set(self._index).union(*(each for each in self._feeds.values() if each is not None))
+        return self._feeds.channels().union(self._index)
 
     def interrupted(self) -> None:
         """Messages were missed on channels that nobody named: who follows all of them ends."""
-        for feed, channels in tuple(self._feeds.items()):
-            if channels is None:
-                feed.interrupt()
+        self._feeds.interrupt()
 
     def restarted(self, channels: Collection[str]) -> None:
         """The ids of these channels count from 0 anew: tell who may be ahead of them."""
+        self._fan_outs.finish()
+        self.turn += 1
         positions: dict[Connection, dict[str, int]] = {}
         for channel in channels:
-            for connection in self._index.get(channel, ()):
-                positions.setdefault(connection, {})[channel] = 0
+            found = self._index.get(channel)
+            if found is not None:
+                members = found.members if isinstance(found, Topic) else (found,)
+                for connection in members:
+                    positions.setdefault(connection, {})[channel] = 0
         for connection, restarted in positions.items():
             connection.tell(restarted)
-        for feed, followed in tuple(self._feeds.items()):
-            if followed is not None and not followed.isdisjoint(channels):
-                feed.restart()
+        for channel in channels:
+            found = self._index.get(channel)
+            if isinstance(found, Topic):
+                found.note(self.turn, 0, set())
+        self._feeds.restart(channels)
 
     def dispatch(self, messages: Sequence[Message]) -> None:
         """Deliver a batch, each channel's messages together and in order."""
         if self._feeds:
-            self._feed(messages)
+            self._feeds.offer(messages)
+        self.turn += 1
+        self._fan_outs.new_turn()
         if len(messages) == 1:
             self._deliver(messages[0].stored_channel, messages)
             return
@@ -246,29 +258,54 @@ class Hub:
         for channel, news in by_channel.items():
             self._deliver(channel, news)
 
+    def update(self, connection: Connection, owed: dict[str, int]) -> None:
+        """Bring up to date what a poll's last frame has to say: see `Topic.update`."""
+        for channel in connection.channels:
+            found = self._index.get(channel)
+            if isinstance(found, Topic):
+                found.update(connection, owed)
+
     def _deliver(self, channel: str, messages: Sequence[Message]) -> None:
-        subscribers = self._index.get(channel)
-        if not subscribers:
+        found = self._index.get(channel)
+        if isinstance(found, Topic):
+            self._deliver_to_many(found, messages)
+        elif found is not None:
+            self._deliver_to_one(found, channel, messages)
+
+    def _deliver_to_one(
+        self, connection: Connection, channel: str, messages: Sequence[Message]
+    ) -> None:
+        if not connection.is_parked:
+            connection.queue(messages)
             return
-        filters = self.filters
-        unrestricted = all(each.audience is None for each in messages) and not (
-            filters is not None and filters.concerns(messages[0].channel)
-        )
-        delivery = Delivery(channel, messages, unrestricted=unrestricted)
-        # A copy, because whoever is answered or found too slow leaves the set meanwhile.
-        for connection in tuple(subscribers):
-            connection.deliver(delivery)
+        delivery = Delivery()
+        delivery.filtered = self._is_filtered(messages[0])
+        chosen = [(connection,) if connection.is_meant(each) else () for each in messages]
+        delivery.add(messages, chosen, 1, self.turn)
+        delivery.give(connection)
+        connection.note(channel, None if delivery.was_shown(connection) else delivery.last_id)
         self._observer.dispatched(delivery)
 
-    def _feed(self, messages: Sequence[Message]) -> None:
-        for feed, channels in tuple(self._feeds.items()):
-            wanted = (
-                messages
-                if channels is None
-                else [each for each in messages if each.stored_channel in channels]
-            )
-            if wanted:
-                feed.offer(wanted)
+    def _deliver_to_many(self, topic: Topic, messages: Sequence[Message]) -> None:
+        members = topic.members
+        early = 0
+        # Those who are reading their backlog may be done with it before a slice comes to them.
+        if self._catching_up:
+            for connection in members.keys() & self._catching_up:
+                connection.queue(messages)
+                early += 1
+        parked = len(members) - early
+        if not parked:
+            return
+        delivery = topic.waiting or Delivery()
+        delivery.filtered |= self._is_filtered(messages[0])
+        find = self._people.recipients
+        chosen = [None if each.audience is None else find(each, members) for each in messages]
+        delivery.add(messages, chosen, parked, self.turn)
+        self._fan_outs.start(topic, delivery)
+
+    def _is_filtered(self, message: Message) -> bool:
+        return self.filters is not None and self.filters.concerns(message.channel)
 
     # -- ending ------------------------------------------------------------------------------
 
@@ -276,7 +313,7 @@ class Hub:
         self, matches: Callable[[Connection], bool], reason: CloseReason = CloseReason.ENDED
     ) -> int:
         """End all polls that match, parked or catching up; how many those were."""
-        found = [each for each in self._parked.values() if matches(each)]
+        found = [each for each in self._people if matches(each)]
         early = [each for each in self._catching_up if matches(each)]
         for connection in found:
             connection.close(reason)
@@ -286,8 +323,7 @@ class Hub:
 
     def end_feeds(self) -> None:
         """End all server-side subscriptions."""
-        for feed in tuple(self._feeds):
-            feed.end()
+        self._feeds.end()
 
     def when_empty(self, callback: Callable[[], None]) -> None:
         """Call back once no poll is parked and every answer has been sent."""
@@ -301,9 +337,10 @@ class Hub:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._fan_outs.stop()
 
     def _tell_if_empty(self) -> None:
-        if self._on_empty is not None and not self._parked and not self._lingering:
+        if self._on_empty is not None and not self._people and not self._lingering:
             callback, self._on_empty = self._on_empty, None
             callback()
 
@@ -333,7 +370,7 @@ class Hub:
         self._timer, self._timer_at = None, math.inf
         tick = math.floor(now / TICK_SECONDS + 1e-6)
         for due in sorted(each for each in self._buckets if each <= tick):
-            for connection in tuple(self._buckets.get(due, ())):
+            for connection in tuple(self._buckets[due].connections):
                 connection.close(CloseReason.DEADLINE)
         for connection, (until, unsent) in tuple(self._lingering.items()):
             if until > now:

@@ -24,7 +24,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from messagebusd.connection import CloseReason, Delivery
+from messagebusd.connection import CloseReason
+from messagebusd.delivery import Delivery
 from messagebusd.errors import StoreUnavailable
 from messagebusd.protocol.requests import Mode
 

@@ -46,7 +46,7 @@ class Ending(enum.Enum):
 
 
 class Inbox:
-    """The hub's end of a subscription: what came in and was not yet written (`hub.Feed`).
+    """The hub's end of a subscription: what came in and was not yet written (`feeds.Feed`).
 
     Above ``max_bytes`` it takes no more and ends; what it has so far is in order and without a
     hole, and the subscriber continues after that.

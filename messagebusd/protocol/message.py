@@ -19,11 +19,11 @@ class Audience:
     """Whom a message is for: ``client_ids`` and (``user_ids`` or ``group_ids``).
 
     None means no restriction of that kind (REFERENCE A1). A list that names nobody known is still
-    a restriction. The lists are kept as published, for whoever reads the backlog; membership is
-    tested on sets.
+    a restriction. The lists are kept as published, for whoever reads the backlog; the sets are
+    for looking people up.
     """
 
-    __slots__ = ("_clients", "_groups", "_users", "client_ids", "group_ids", "user_ids")
+    __slots__ = ("client_ids", "clients", "group_ids", "groups", "user_ids", "users")
 
     def __init__(
         self,
@@ -34,19 +34,24 @@ class Audience:
         self.user_ids = None if user_ids is None else tuple(user_ids)
         self.group_ids = None if group_ids is None else tuple(group_ids)
         self.client_ids = None if client_ids is None else tuple(client_ids)
-        self._users = _members(self.user_ids)
-        self._groups = _members(self.group_ids)
-        self._clients = _members(self.client_ids)
+        self.users = _members(self.user_ids)
+        self.groups = _members(self.group_ids)
+        self.clients = _members(self.client_ids)
+
+    @property
+    def is_for_clients_only(self) -> bool:
+        """Whether it restricts neither users nor groups."""
+        return self.users is None and self.groups is None
 
     def allows(self, user_id: Id | None, group_ids: frozenset[Id], client_id: str) -> bool:
         """Whether this person, polling as this client, may see the message."""
-        if self._clients is not None and client_id not in self._clients:
+        if self.clients is not None and client_id not in self.clients:
             return False
-        if self._users is None:
-            return self._groups is None or not self._groups.isdisjoint(group_ids)
+        if self.users is None:
+            return self.groups is None or not self.groups.isdisjoint(group_ids)
         # No user (None) is never a member: nobody can publish to None.
-        return user_id in self._users or (
-            self._groups is not None and not self._groups.isdisjoint(group_ids)
+        return (user_id in self.users and is_id(user_id)) or (
+            self.groups is not None and not self.groups.isdisjoint(group_ids)
         )
 
     def __eq__(self, other: object) -> bool:
@@ -64,12 +69,17 @@ class Audience:
         return (self.user_ids, self.group_ids, self.client_ids)
 
 
+def is_id(value: object) -> bool:
+    """Whether this may name somebody: True is no 1, nor is 1.0."""
+    return type(value) is int or type(value) is str
+
+
 def _members(ids: tuple[Id, ...] | None) -> frozenset[Id] | None:
     if ids is None:
         return None
     # Stored messages of other publishers may hold floats and booleans; in a Python set True would
     # equal 1 and 7.0 would equal 7. Such an id names nobody.
-    return frozenset(each for each in ids if type(each) is int or type(each) is str)
+    return frozenset(filter(is_id, ids))
 
 
 class Message:

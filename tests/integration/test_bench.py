@@ -29,6 +29,10 @@ SUBJECTS = (
     "fan-out to 400",
     "longest wait of a poll",
     "to one of 400",
+    "to 400 named of 400",
+    "to 4 named of 400",
+    "to everybody, growth",
+    "to one, growth",
     "publish to nobody",
     "8 publishers",
     "10 publishes/s",
@@ -87,7 +91,8 @@ def plausible(unit: str, peer: dict[str, Any]) -> bool:
     value = peer["median"]
     if unit == "B":
         return 0 <= value < 1e6
-    lowest, highest = {"/s": (0.5, 1e8), "ms": (1e-3, 1e5)}[unit]
+    bounds = {"/s": (0.5, 1e8), "ms": (1e-3, 1e5), "exponent": (1e-3, 10.0)}
+    lowest, highest = bounds[unit]
     cpu = peer["server_cpu_seconds"]
     assert (cpu is not None) == (unit == "/s")
     return math.isfinite(value) and lowest < value < highest and (cpu is None or cpu > 0)

@@ -26,10 +26,27 @@ class FakeClock:
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
 
+    def call_soon(self, callback: Callable[[], object], /) -> FakeTimer:
+        return self.call_at(self.now, callback)
+
     @property
     def scheduled(self) -> int:
         """How many timers are waiting."""
         return sum(not timer.cancelled for _, _, timer in self._timers)
+
+    @property
+    def due(self) -> int:
+        """How many calls are due by now."""
+        return sum(when <= self.now and not timer.cancelled for when, _, timer in self._timers)
+
+    def turn(self) -> None:
+        """Call what is due by now, but not what that schedules: one turn of a loop."""
+        due = []
+        while self._timers and self._timers[0][0] <= self.now:
+            due.append(heapq.heappop(self._timers)[2])
+        for timer in due:
+            if not timer.cancelled:
+                timer.callback()
 
     def advance(self, seconds: float) -> None:
         """Let time pass, calling what becomes due in order."""

@@ -43,3 +43,8 @@ class RecordingTransport(asyncio.Transport):
             frames.append(json.loads(rest[:length].removesuffix(b"\r\n|\r\n")))
             body = rest[length + 2 :]
         return frames
+
+    @property
+    def answers(self) -> list[object]:
+        """The JSON arrays of all whole answers written."""
+        return [json.loads(each.partition(b"\r\n\r\n")[2]) for each in self.writes]

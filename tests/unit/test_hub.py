@@ -89,8 +89,9 @@ class World:
     def assert_empty(self):
         """Nothing is left of anybody (REFERENCE L11)."""
         hub = self.hub
-        assert (hub._index, hub._parked, hub._buckets, hub._lingering) == ({}, {}, {}, {})
+        assert (hub._index, hub._buckets, hub._lingering) == ({}, {}, {})
         assert hub._catching_up == set()
+        assert (len(hub._people), hub._people._clients, hub._people._sites) == (0, {}, {})
 
 
 def messages(connection):

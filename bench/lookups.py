@@ -147,7 +147,8 @@ def table(found: dict[str, list[Cost]]) -> str:
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for name, costs in found.items():
-        ratios = [mine.seconds / none.seconds for mine, none in zip(costs, found["none"])]
+        rounds = zip(costs, found["none"], strict=True)
+        ratios = [mine.seconds / none.seconds for mine, none in rounds]
         lines.append(
             f"| {name} | {1e6 * statistics.median(each.seconds for each in costs):.0f} "
             f"| {statistics.median(ratios):.2f} "

@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 VENDOR := messagebusd/demo/static/vendor
 PYTEST := $(BIN)/python -m pytest
+# Tests mostly wait: for servers, and for the interpreter to start.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help
 help: ## Show this list
@@ -47,11 +49,11 @@ packages: ## Install the system packages that the tests need (asks for sudo unle
 
 .PHONY: test
 test: packages install ## Set everything up and run every test
-	$(PYTEST) tests --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) tests $(PARALLEL)
 
 .PHONY: unit
 unit: install ## Run the fast tests: no servers, no browser
-	$(PYTEST) tests/unit tests/backends/test_memory.py tests/test_floors.py -q
+	$(PYTEST) tests/unit tests/backends/test_memory.py tests/test_floors.py -q $(PARALLEL)
 
 .PHONY: check
 check: install ## Format, lint, types, floors

@@ -37,6 +37,7 @@ from messagebusd.http.ops import OpsDoor
 from messagebusd.http.poll import PollDoor
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.siblings import Siblings, sibling_socket
+from messagebusd.http.sites import SiteMap
 from messagebusd.hub import Hub
 from messagebusd.identity import open_lookup
 from messagebusd.ingest import RedisInbox
@@ -178,6 +179,7 @@ class Server:
                 TrustedProxies(settings.server.trusted_proxies),
                 poll,
                 rules,
+                SiteMap(settings.sites),
             )
         public = public_app(prefix, door, self.metrics, poll.max_body, self._is_draining)
         if extend is not None:

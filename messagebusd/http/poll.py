@@ -37,6 +37,7 @@ from messagebusd.http.cors import CorsPolicy
 from messagebusd.http.limits import PollGate
 from messagebusd.http.problems import problem_response
 from messagebusd.http.proxies import TrustedProxies
+from messagebusd.http.sites import SiteMap
 from messagebusd.http.takeover import hold
 from messagebusd.identity.base import Identity, IdentityLookup
 from messagebusd.metrics import Metrics
@@ -108,6 +109,7 @@ class PollDoor:
         proxies: TrustedProxies,
         settings: PollSettings,
         publish_rules: PublishRules,
+        sites: SiteMap,
     ) -> None:
         self._prefix = prefix
         self._bus = bus
@@ -118,6 +120,7 @@ class PollDoor:
         self._settings = settings
         self._publish_rules = publish_rules
         self._channels = publish_rules.channels
+        self._sites = sites
         self._limits = PollLimits(
             max_channels=settings.max_channels,
             max_channel=settings.max_channel,
@@ -323,7 +326,7 @@ class PollDoor:
             self._metrics.looked_up("unavailable", time.monotonic() - started)
             raise
         self._metrics.looked_up("identified", time.monotonic() - started)
-        return identity
+        return self._sites.place(identity, request.headers.get("Host", ""))
 
     async def _read_pairs(self, request: web.Request) -> Iterable[tuple[str, Any]]:
         """Keys and values of the body: JSON if the type says so, a form otherwise (SPEC 2.1)."""

@@ -152,10 +152,12 @@ class Server:
         if isinstance(self.backend, MemoryBackend):
             memory = self.backend
             self.metrics.backlog_bytes.set_function(lambda: memory.bytes_used)
+        self.lookup = open_lookup(settings.lookup, self.metrics)
         self.bus = MessageBus(
             self.backend,
             self.hub,
             self.metrics,
+            forget=self.lookup.forget,
             max_backlog_bytes=poll.max_backlog_bytes,
             max_waiting=settings.backend.max_in_memory_publish_backlog,
         )
@@ -168,7 +170,6 @@ class Server:
 
         prefix = f"{settings.server.base_route}message-bus/"
         door = None
-        self.lookup = open_lookup(settings.lookup)
         if poll.enabled:
             door = PollDoor(
                 prefix,

@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -127,13 +127,15 @@ class PollDoor:
             max_client_id=settings.max_client_id,
         )
         self._gate = PollGate(settings, proxies)
-        self._headers = wire.poll_headers(settings.extra_response_headers)
+        # The same few objects for all polls: each parked one keeps its headers.
+        headers = wire.poll_headers(settings.extra_response_headers.items())
+        self._headers = {each: cors.add_to(headers, each) for each in (None, *cors.origins)}
         self._log_again_at = 0.0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer whatever comes below the prefix."""
         origin = request.headers.get("Origin")
-        headers = self._cors.add_to(self._headers, origin)
+        headers = self._headers.get(origin) or self._headers[None]
         try:
             client_id, query = self._split(request)
             if request.method == "OPTIONS":
@@ -149,11 +151,12 @@ class PollDoor:
         except LookupRefused as refusal:
             self._metrics.refused(DOOR, "lookup_refused")
             # The type belongs to the application's own body.
+            plain = (("content-type", PLAIN_TYPE),)
             return web.Response(
                 status=refusal.status,
                 body=refusal.body,
                 headers=self._cors.add_to(
-                    {**headers, "content-type": PLAIN_TYPE, **refusal.headers}, origin
+                    wire.merge_headers(headers, plain, refusal.headers), origin
                 ),
             )
         except StoreUnavailable as error:
@@ -162,7 +165,7 @@ class PollDoor:
             return self._turn_away(request, headers, "lookup_unavailable", error)
 
     def _turn_away(
-        self, request: web.Request, headers: Mapping[str, str], code: str, error: Exception
+        self, request: web.Request, headers: wire.Headers, code: str, error: Exception
     ) -> web.Response:
         """Tell a client to come back: 429 is the only answer that it does not take for a failure
         of its own (REFERENCE H22, H23)."""
@@ -190,7 +193,7 @@ class PollDoor:
         return client_id, query
 
     async def _poll(
-        self, request: web.Request, client_id: str, query: str, headers: Mapping[str, str]
+        self, request: web.Request, client_id: str, query: str, headers: wire.Headers
     ) -> web.StreamResponse:
         bucket = self._gate.enter(request, client_id)
         started = time.monotonic()
@@ -240,7 +243,7 @@ class PollDoor:
         request: web.Request,
         client_id: str,
         query: str,
-        headers: Mapping[str, str],
+        headers: wire.Headers,
         asked: PollRequest,
     ) -> tuple[Connection, News, float]:
         """Find out who polls, and what they have missed; and until when, in the loop's time, it
@@ -248,7 +251,7 @@ class PollDoor:
         identity = await self._identify(request, client_id, query)
         self._gate.count_user(identity)
         if identity.response_headers:
-            headers = wire.poll_headers(headers, identity.response_headers)
+            headers = wire.merge_headers(headers, identity.response_headers)
             headers = self._cors.add_to(headers, request.headers.get("Origin"))
         mode = requests.choose_mode(
             query,
@@ -267,7 +270,7 @@ class PollDoor:
         asked: PollRequest,
         identity: Identity,
         mode: Mode,
-        headers: Mapping[str, str],
+        headers: wire.Headers,
     ) -> tuple[Connection, list[Position]]:
         channels = []
         positions = []
@@ -299,6 +302,7 @@ class PollDoor:
         if end is None and hub.is_outdated(connection):
             end = CloseReason.SUPERSEDED
         first = wire.stream_head(connection.headers)
+        connection.headers = ()  # said, and streams are the ones to be kept in great numbers
         if news or end is None:  # else the last frame, which is empty too, is the only one
             first += wire.frame(news.array())
         # A backlog larger than a slow reader's limit is not the reader's fault.

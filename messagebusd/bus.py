@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +26,8 @@ from messagebusd.protocol.publication import Publication
 
 # Messages read from the store at a time, and in one turn of the loop.
 PAGE_MESSAGES = 500
+
+Forget = Callable[[Id | None, str | None], object]
 
 
 @dataclass(slots=True)
@@ -66,7 +68,8 @@ class News:
 
 class MessageBus:
     """See the module's docstring. ``max_backlog_bytes`` bounds one answer, ``max_waiting`` the
-    messages that wait while the store is away."""
+    messages that wait while the store is away. ``forget`` is told of which user at which site
+    nothing may be used any more that was found out before; None is any."""
 
     def __init__(
         self,
@@ -76,11 +79,13 @@ class MessageBus:
         *,
         max_backlog_bytes: int,
         max_waiting: int = 1000,
+        forget: Forget = lambda user_id, site_id: None,
     ) -> None:
         self.backend = backend
         self.hub = hub
         self.max_backlog_bytes = max_backlog_bytes
         self._metrics = metrics
+        self._forget = forget
         self._outage = OutageQueue(self._store, max_waiting)
         self._name = secrets.token_hex(8)
         metrics.waiting_messages.set_function(lambda: len(self._outage))
@@ -113,12 +118,13 @@ class MessageBus:
     ) -> int:
         """End polls here and in every other process; how many those were here.
 
-        Raises StoreUnavailable, having ended those here.
+        To invalidate is also to forget who these are: first, so that a poll that comes back meets
+        nothing of before. Raises StoreUnavailable, having done it here.
         """
         command = Command(
             op=op, origin=self._name, client_id=client_id, user_id=user_id, site_id=site_id
         )
-        ended = self.hub.close_matching(command.includes)
+        ended = self._obey(command)
         await self._store(command.publication(), None)
         return ended
 
@@ -134,19 +140,26 @@ class MessageBus:
             if message.stored_channel == CONTROL_CHANNEL:
                 command = read_command(message)
                 if command is not None and command.origin != self._name:
-                    self.hub.close_matching(command.includes)
+                    self._obey(command)
         self.hub.dispatch(messages)
+
+    def _obey(self, command: Command) -> int:
+        if command.op == "invalidate":
+            self._forget(command.user_id, command.site_id)
+        return self.hub.close_matching(command.includes)
 
     def channels(self) -> Collection[str]:
         """The channels that somebody waits for, this bus included."""
         return self.hub.channels() | {CONTROL_CHANNEL}
 
     def interrupted(self) -> None:
-        """See `Listener`."""
+        """See `Listener`. After a long break commands may have expired, too: forget everybody."""
+        self._forget(None, None)
         self.hub.interrupted()
 
     def restarted(self, channels: Collection[str]) -> None:
-        """See `Listener`."""
+        """See `Listener`. What the store has lost may have been commands."""
+        self._forget(None, None)
         self.hub.restarted(channels)
 
     # -- polls -------------------------------------------------------------------------------

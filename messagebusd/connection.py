@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
         seq: int,
         mode: Mode,
         channels: tuple[str, ...],
-        headers: Mapping[str, str],
+        headers: wire.Headers,
     ) -> None:
         self.hub = hub
         self.user_id = viewer.user_id

@@ -190,19 +190,19 @@ class RateLimited(RequestError):
 class LookupRefused(MessageBusError):
     """The host application does not let this visitor poll: its answer is passed on.
 
-    ``headers`` have their names in lower case.
+    ``headers`` have their names in lower case, and may name one more than once.
     """
 
     def __init__(
         self,
         status: int,
         body: bytes,
-        headers: Mapping[str, str] | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__(f"lookup answered {status}")
         self.status = status
         self.body = body
-        self.headers = dict(headers or {})
+        self.headers = headers
 
 
 class LookupUnavailable(MessageBusError):

@@ -101,6 +101,14 @@ class Metrics:
             "first_frame_seconds", "From the request's body to the first bytes of its answer"
         )
         self._lookup_seconds = histogram("lookup_seconds", "Identity lookups by outcome", "outcome")
+        self._lookup_cache = counter(
+            "lookup_cache",
+            "Identity lookups by what the cache did: hit, miss, shared, stale, bypass",
+            "outcome",
+        )
+        self._lookup_paused = gauge(
+            "lookup_paused", "Workers that leave the application alone, because it fails"
+        )
         self._store_seconds = histogram("store_seconds", "Store operations", "operation")
         self._store_errors = counter("store_errors", "Failed store operations", "operation")
         self.loop_lag = gauge(
@@ -137,6 +145,10 @@ class Metrics:
         self._lookups = {
             outcome: self._lookup_seconds.labels(outcome)
             for outcome in ("identified", "refused", "unavailable")
+        }
+        self._lookup_caches = {
+            outcome: self._lookup_cache.labels(outcome)
+            for outcome in ("hit", "miss", "shared", "stale", "bypass")
         }
         self._stores = {
             name: (self._store_seconds.labels(name), self._store_errors.labels(name))
@@ -197,6 +209,13 @@ class Metrics:
     def looked_up(self, outcome: str, seconds: float) -> None:
         """An identity lookup ended as ``identified``, ``refused`` or ``unavailable``."""
         self._lookups[outcome].observe(seconds)
+
+    def lookup_cached(self, outcome: str) -> None:
+        """See `identity.base.LookupObserver`, also for the following."""
+        self._lookup_caches[outcome].inc()
+
+    def lookup_paused(self, paused: bool) -> None:
+        self._lookup_paused.set(paused)
 
     # -- messages ----------------------------------------------------------------------------
 

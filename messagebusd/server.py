@@ -37,6 +37,7 @@ from messagebusd.http.ops import OpsDoor
 from messagebusd.http.poll import PollDoor
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.siblings import Siblings, sibling_socket
+from messagebusd.http.sites import SiteMap
 from messagebusd.hub import Hub
 from messagebusd.identity import open_lookup
 from messagebusd.ingest import RedisInbox
@@ -151,10 +152,12 @@ class Server:
         if isinstance(self.backend, MemoryBackend):
             memory = self.backend
             self.metrics.backlog_bytes.set_function(lambda: memory.bytes_used)
+        self.lookup = open_lookup(settings.lookup, self.metrics)
         self.bus = MessageBus(
             self.backend,
             self.hub,
             self.metrics,
+            forget=self.lookup.forget,
             max_backlog_bytes=poll.max_backlog_bytes,
             max_waiting=settings.backend.max_in_memory_publish_backlog,
         )
@@ -167,7 +170,6 @@ class Server:
 
         prefix = f"{settings.server.base_route}message-bus/"
         door = None
-        self.lookup = open_lookup(settings.lookup)
         if poll.enabled:
             door = PollDoor(
                 prefix,
@@ -178,6 +180,7 @@ class Server:
                 TrustedProxies(settings.server.trusted_proxies),
                 poll,
                 rules,
+                SiteMap(settings.sites),
             )
         public = public_app(prefix, door, self.metrics, poll.max_body, self._is_draining)
         if extend is not None:

@@ -102,9 +102,10 @@ def check_config(path: Path | None) -> None:
         click.echo(f"warning: {warning}", err=True)
     # Imported here, because other commands need none of it.
     from messagebusd.identity import open_lookup
+    from messagebusd.metrics import Metrics
 
     with exit_on_problems():
-        open_lookup(loaded.settings.lookup)  # reads keys, and asks nobody
+        open_lookup(loaded.settings.lookup, Metrics())  # reads keys, and asks nobody
     click.echo(f"ok {path}" if path is not None else "ok (no file)")
 
 

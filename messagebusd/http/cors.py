@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+
+from messagebusd.protocol.wire import Headers
 
 _CORS = "access-control-"
 _ALLOWED = "access-control-allow-origin"
+_VARY = "vary"
 
 
 class CorsPolicy:
@@ -23,42 +26,42 @@ class CorsPolicy:
         expose_headers: Sequence[str],
         max_age: int,
     ) -> None:
-        self._origins = frozenset(allow_origins)
-        self._exposed = {}
+        self.origins = frozenset(allow_origins)
+        self._exposed: Headers = ()
         if expose_headers:
-            self._exposed["access-control-expose-headers"] = ", ".join(expose_headers)
-        self._preflight = {
-            "access-control-allow-methods": "POST, OPTIONS",
-            "access-control-allow-headers": ", ".join(allow_headers),
+            self._exposed = (("access-control-expose-headers", ", ".join(expose_headers)),)
+        self._preflight: Headers = (
+            ("access-control-allow-methods", "POST, OPTIONS"),
+            ("access-control-allow-headers", ", ".join(allow_headers)),
             # Browsers keep the answer for as long as this says, and heed no other header.
-            "access-control-max-age": str(max_age),
-        }
+            ("access-control-max-age", str(max_age)),
+        )
 
-    def add_to(self, headers: Mapping[str, str], origin: str | None) -> Mapping[str, str]:
-        """The headers of an answer to this origin, names in lower case.
+    def add_to(self, headers: Headers, origin: str | None) -> Headers:
+        """The headers of an answer to this origin.
 
         Where origins are configured they alone decide, whatever these headers say of it. Unless
         all are, a cache is told that answers depend on the origin, also those without one.
         """
-        if not self._origins:
+        if not self.origins:
             return headers
-        added = {name: value for name, value in headers.items() if not name.startswith(_CORS)}
-        if "*" in self._origins:
-            return {**added, _ALLOWED: "*", **self._exposed}
-        added["vary"] = _with_origin(headers.get("vary"))
-        if origin is not None and origin in self._origins:
-            added[_ALLOWED] = origin
-            added |= self._exposed
+        kept = tuple(each for each in headers if not each[0].startswith(_CORS))
+        if "*" in self.origins:
+            return (*kept, (_ALLOWED, "*"), *self._exposed)
+        varies = ", ".join(value for name, value in kept if name == _VARY and value)
+        added = (*(each for each in kept if each[0] != _VARY), (_VARY, _with_origin(varies)))
+        if origin is not None and origin in self.origins:
+            return (*added, (_ALLOWED, origin), *self._exposed)
         return added
 
-    def add_preflight(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def add_preflight(self, headers: Headers) -> Headers:
         """The headers of the answer to a preflight, given those that `add_to` made."""
-        if self._origins and _ALLOWED in headers:
-            return {**headers, **self._preflight}
+        if self.origins and any(name == _ALLOWED for name, _ in headers):
+            return (*headers, *self._preflight)
         return headers
 
 
-def _with_origin(vary: str | None) -> str:
+def _with_origin(vary: str) -> str:
     if not vary:
         return "Origin"
     names = {name.strip().lower() for name in vary.split(",")}

@@ -36,7 +36,7 @@ def problem_middleware(metrics: Metrics) -> Middleware:
     def answer(request: web.Request, error: RequestError, **headers: str) -> web.Response:
         door = "api" if request.path.startswith(API_PREFIX) else "http"
         metrics.refused(door, error.counted_as)
-        return problem_response(request, error, {**_HEADERS, **headers})
+        return problem_response(request, error, {**_HEADERS, **headers}.items())
 
     @web.middleware
     async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,7 @@ from messagebusd.http.cors import CorsPolicy
 from messagebusd.http.limits import PollGate
 from messagebusd.http.problems import problem_response
 from messagebusd.http.proxies import TrustedProxies
+from messagebusd.http.sites import SiteMap
 from messagebusd.http.takeover import hold
 from messagebusd.identity.base import Identity, IdentityLookup
 from messagebusd.metrics import Metrics
@@ -108,6 +109,7 @@ class PollDoor:
         proxies: TrustedProxies,
         settings: PollSettings,
         publish_rules: PublishRules,
+        sites: SiteMap,
     ) -> None:
         self._prefix = prefix
         self._bus = bus
@@ -118,19 +120,22 @@ class PollDoor:
         self._settings = settings
         self._publish_rules = publish_rules
         self._channels = publish_rules.channels
+        self._sites = sites
         self._limits = PollLimits(
             max_channels=settings.max_channels,
             max_channel=settings.max_channel,
             max_client_id=settings.max_client_id,
         )
         self._gate = PollGate(settings, proxies)
-        self._headers = wire.poll_headers(settings.extra_response_headers)
+        # The same few objects for all polls: each parked one keeps its headers.
+        headers = wire.poll_headers(settings.extra_response_headers.items())
+        self._headers = {each: cors.add_to(headers, each) for each in (None, *cors.origins)}
         self._log_again_at = 0.0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer whatever comes below the prefix."""
         origin = request.headers.get("Origin")
-        headers = self._cors.add_to(self._headers, origin)
+        headers = self._headers.get(origin) or self._headers[None]
         try:
             client_id, query = self._split(request)
             if request.method == "OPTIONS":
@@ -146,11 +151,12 @@ class PollDoor:
         except LookupRefused as refusal:
             self._metrics.refused(DOOR, "lookup_refused")
             # The type belongs to the application's own body.
+            plain = (("content-type", PLAIN_TYPE),)
             return web.Response(
                 status=refusal.status,
                 body=refusal.body,
                 headers=self._cors.add_to(
-                    {**headers, "content-type": PLAIN_TYPE, **refusal.headers}, origin
+                    wire.merge_headers(headers, plain, refusal.headers), origin
                 ),
             )
         except StoreUnavailable as error:
@@ -159,7 +165,7 @@ class PollDoor:
             return self._turn_away(request, headers, "lookup_unavailable", error)
 
     def _turn_away(
-        self, request: web.Request, headers: Mapping[str, str], code: str, error: Exception
+        self, request: web.Request, headers: wire.Headers, code: str, error: Exception
     ) -> web.Response:
         """Tell a client to come back: 429 is the only answer that it does not take for a failure
         of its own (REFERENCE H22, H23)."""
@@ -187,7 +193,7 @@ class PollDoor:
         return client_id, query
 
     async def _poll(
-        self, request: web.Request, client_id: str, query: str, headers: Mapping[str, str]
+        self, request: web.Request, client_id: str, query: str, headers: wire.Headers
     ) -> web.StreamResponse:
         bucket = self._gate.enter(request, client_id)
         started = time.monotonic()
@@ -237,7 +243,7 @@ class PollDoor:
         request: web.Request,
         client_id: str,
         query: str,
-        headers: Mapping[str, str],
+        headers: wire.Headers,
         asked: PollRequest,
     ) -> tuple[Connection, News, float]:
         """Find out who polls, and what they have missed; and until when, in the loop's time, it
@@ -245,7 +251,7 @@ class PollDoor:
         identity = await self._identify(request, client_id, query)
         self._gate.count_user(identity)
         if identity.response_headers:
-            headers = wire.poll_headers(headers, identity.response_headers)
+            headers = wire.merge_headers(headers, identity.response_headers)
             headers = self._cors.add_to(headers, request.headers.get("Origin"))
         mode = requests.choose_mode(
             query,
@@ -264,7 +270,7 @@ class PollDoor:
         asked: PollRequest,
         identity: Identity,
         mode: Mode,
-        headers: Mapping[str, str],
+        headers: wire.Headers,
     ) -> tuple[Connection, list[Position]]:
         channels = []
         positions = []
@@ -296,6 +302,7 @@ class PollDoor:
         if end is None and hub.is_outdated(connection):
             end = CloseReason.SUPERSEDED
         first = wire.stream_head(connection.headers)
+        connection.headers = ()  # said, and streams are the ones to be kept in great numbers
         if news or end is None:  # else the last frame, which is empty too, is the only one
             first += wire.frame(news.array())
         # A backlog larger than a slow reader's limit is not the reader's fault.
@@ -323,7 +330,7 @@ class PollDoor:
             self._metrics.looked_up("unavailable", time.monotonic() - started)
             raise
         self._metrics.looked_up("identified", time.monotonic() - started)
-        return identity
+        return self._sites.place(identity, request.headers.get("Host", ""))
 
     async def _read_pairs(self, request: web.Request) -> Iterable[tuple[str, Any]]:
         """Keys and values of the body: JSON if the type says so, a form otherwise (SPEC 2.1)."""

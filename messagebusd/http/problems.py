@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable
 from http import HTTPStatus
 
 import msgspec
@@ -41,20 +41,18 @@ def problem(status: int, code: str, detail: str, request_id: str) -> dict[str, o
 def problem_response(
     request: web.BaseRequest,
     error: RequestError,
-    headers: Mapping[str, str] | None = None,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> web.Response:
     """A RequestError as an answer; ``headers`` are those of the route, the error's own win."""
     identifier = request_id(request)
     response = web.Response(
         status=error.status,
         body=msgspec.json.encode(problem(error.status, error.code, error.detail, identifier)),
-        headers={
-            **{name.title(): value for name, value in (headers or {}).items()},
-            **error.headers,
-            "Content-Type": PROBLEM_TYPE,
-            "X-Request-Id": identifier,
-        },
+        headers=headers,
     )
+    response.headers.update(error.headers)
+    response.headers["Content-Type"] = PROBLEM_TYPE
+    response.headers["X-Request-Id"] = identifier
     if error.status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT):
         # The rest of the body would be taken for the next request, or waited for.
         response.force_close()

@@ -9,6 +9,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 UNIX = "unix"
+# More proxies than stand in any row; what is older in a header was written to keep us busy.
+MAX_HOPS = 32
 _FORWARDED = "x-forwarded-for"
 # How many addresses are remembered as read: reading one takes as long as all else here.
 _REMEMBERED = 4096
@@ -43,17 +45,21 @@ class TrustedProxies:
         """The address of whoever is in front of all trusted proxies; "" where it is unknown.
 
         ``X-Forwarded-For`` is read from its end, where the nearest proxy wrote: what comes before
-        the first address that is no trusted proxy was written by that client itself.
+        the first address that is no trusted proxy was written by that client itself. What is no
+        address ends the reading, too.
         """
         address = "" if transport is None else _peer_address(transport)
         if transport is not None and self._trusts(transport, address):
             # A proxy may add a line of its own instead of extending the client's.
             lines = [value for name, value in headers.items() if name.lower() == _FORWARDED]
-            for hop in reversed(",".join(lines).split(",")):
-                if hop.strip():
-                    address = hop.strip()[:_LONGEST]
-                    if not self._contains(address):
-                        break
+            hops = ",".join(lines).rsplit(",", MAX_HOPS)[-MAX_HOPS:]
+            for hop in reversed([each.strip() for each in hops if each.strip()]):
+                found = _read(hop[:_LONGEST])
+                if found is None:
+                    break
+                address = str(found)
+                if not self._contains(address):
+                    break
         return address
 
     def counted_address(
@@ -82,6 +88,7 @@ class TrustedProxies:
         return address is not None and any(address in network for network in self._networks)
 
 
+@lru_cache(_REMEMBERED)
 def _read(text: str) -> IPv4Address | IPv6Address | None:
     """An address, IPv4 as such, without zone and without the port that some proxies add."""
     if text.startswith("["):
@@ -105,4 +112,4 @@ def _is_unix(transport: asyncio.BaseTransport) -> bool:
 def _peer_address(transport: asyncio.BaseTransport) -> str:
     """The other end's address; "" of a Unix socket, whose name is no tuple, or none."""
     peer = transport.get_extra_info("peername")
-    return str(peer[0]) if isinstance(peer, tuple) else ""
+    return str(_read(str(peer[0])) or "") if isinstance(peer, tuple) else ""

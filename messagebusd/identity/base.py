@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from messagebusd.protocol.catchup import Position
 from messagebusd.protocol.channels import ChannelPatterns
 from messagebusd.protocol.message import Id
+from messagebusd.protocol.wire import Headers
 
 # The Ruby library publishes to user -1 what nobody shall see; a person of that id would see it all.
 NOBODY = -1
@@ -23,16 +24,17 @@ _INTEGER = re.compile(r"-?[0-9]{1,19}")
 class Identity:
     """The person behind a poll; user_id None is an anonymous visitor.
 
-    ``response_headers`` go onto the answer, whatever kind it is. ``allowed_channels`` restricts
-    what may be asked for; ``forced_channels`` replaces it, with positions. ``expires_at`` is when
-    this stops being true, in seconds since the epoch; None is never.
+    ``response_headers`` go onto the answer, whatever kind it is; they have been checked.
+    ``allowed_channels`` restricts what may be asked for; ``forced_channels`` replaces it, with
+    positions. ``expires_at`` is when this stops being true, in seconds since the epoch; None is
+    never.
     """
 
     user_id: Id | None = None
     group_ids: frozenset[Id] = frozenset()
     site_id: str | None = None
     is_admin: bool = False
-    response_headers: Mapping[str, str] = field(default_factory=dict)
+    response_headers: Headers = ()
     allowed_channels: ChannelPatterns | None = None
     forced_channels: Mapping[str, Position] | None = None
     expires_at: float | None = None
@@ -45,7 +47,9 @@ class Caller(Protocol):
     """What a lookup may go by; found out only when it is asked for."""
 
     @property
-    def headers(self) -> Mapping[str, str]: ...
+    def headers(self) -> Mapping[str, str]:
+        """As they came: bytes that are no UTF-8 are surrogates, and a name may come twice."""
+
     @property
     def trusted(self) -> bool:
         """Whether the peer is a trusted proxy."""
@@ -60,7 +64,17 @@ class Caller(Protocol):
     def query(self) -> str: ...
     @property
     def remote_addr(self) -> str:
-        """The address in front of all trusted proxies."""
+        """The address in front of all trusted proxies; "" where it is unknown."""
+
+
+class LookupObserver(Protocol):
+    """Where a lookup reports what happened, for the metrics."""
+
+    def lookup_cached(self, outcome: str) -> None:
+        """An identity came from the cache or not: hit, miss, shared, stale or bypass."""
+
+    def lookup_paused(self, paused: bool) -> None:
+        """The application is left alone for a moment, because it failed; or asked again."""
 
 
 class IdentityLookup(ABC):
@@ -72,6 +86,13 @@ class IdentityLookup(ABC):
 
     async def close(self) -> None:
         """Release everything."""
+        return
+
+    def forget(self, user_id: Id | None = None, site_id: str | None = None) -> None:
+        """Use nothing any more that was found out before now about this user at this site.
+
+        None is any. A lookup that is under way finds out anew.
+        """
         return
 
     @abstractmethod
@@ -97,4 +118,18 @@ def normalise_id(value: object, id_type: IdType) -> Id | None:
         if not _INTEGER.fullmatch(value):
             raise ValueError("an id is no integer, which lookup.id_type asks for")
         return int(value)
+    return value
+
+
+def as_text(value: str) -> str:
+    """A part of a request as text, whatever bytes it was made of.
+
+    Bytes that are no UTF-8 are read as Latin-1, as HTTP once had it: each one stays apart.
+    """
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
     return value

@@ -14,6 +14,7 @@ from messagebusd.identity.base import (
     Identity,
     IdentityLookup,
     IdType,
+    as_text,
     normalise_id,
 )
 from messagebusd.protocol.channels import validate_site
@@ -53,6 +54,8 @@ class HeaderLookup(IdentityLookup):
             ]
             site_id = headers.get(self._site) or None
             if site_id is not None:
+                if not _is_text(site_id):
+                    raise ValueError("they are not written in UTF-8")
                 validate_site(site_id)
         except (ValueError, MalformedRequest) as error:
             reason = f"the identity headers cannot be used: {error}"
@@ -65,11 +68,18 @@ def _read(text: str | None) -> Any:
     text = (text or "").strip()
     if not text:
         return None
+    if not _is_text(text):
+        raise ValueError("they are not written in UTF-8")
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return text
     return value if type(value) in (int, str, list) else text
+
+
+def _is_text(value: str) -> bool:
+    """Whether no byte of it was broken: such a user could be named nowhere else."""
+    return as_text(value) == value
 
 
 def _read_list(text: str | None) -> list[Any]:

@@ -7,6 +7,7 @@ can stand nowhere inside a frame, because JSON text has no pipe between raw line
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
@@ -22,19 +23,28 @@ LAST_CHUNK = b"0\r\n\r\n"
 # Chrome holds back the first progress event (H7).
 JSON_TYPE = "application/json; charset=utf-8"
 STREAM_TYPE = "text/plain; charset=utf-8"
+# Names in lower case. A tuple, because a parked poll keeps its headers: those that nobody adds to
+# are one object for all.
+Headers = tuple[tuple[str, str], ...]
+
 # no-transform and x-accel-buffering keep proxies from compressing and buffering.
-COMMON_HEADERS: Mapping[str, str] = {
-    "cache-control": "must-revalidate, private, max-age=0, no-transform",
-    "pragma": "no-cache",
-    "expires": "0",
-    "x-accel-buffering": "no",
-}
-STREAM_HEADERS: Mapping[str, str] = {
-    "content-type": STREAM_TYPE,
-    "x-content-type-options": "nosniff",
-    "transfer-encoding": "chunked",
-    "connection": "close",
-}
+COMMON_HEADERS: Headers = (
+    ("cache-control", "must-revalidate, private, max-age=0, no-transform"),
+    ("pragma", "no-cache"),
+    ("expires", "0"),
+    ("x-accel-buffering", "no"),
+)
+STREAM_HEADERS: Headers = (
+    ("content-type", STREAM_TYPE),
+    ("x-content-type-options", "nosniff"),
+    ("transfer-encoding", "chunked"),
+    ("connection", "close"),
+)
+COOKIE = "set-cookie"
+
+_STREAM_NAMES = frozenset(name for name, _ in STREAM_HEADERS)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def array(encoded: Iterable[bytes]) -> bytes:
@@ -58,32 +68,57 @@ def status_message(last_ids: Mapping[str, int]) -> bytes:
     )
 
 
-def poll_headers(*extra: Mapping[str, str]) -> dict[str, str]:
-    """The headers of every answer to a poll, names in lower case, later mappings winning.
+def merge_headers(*parts: Iterable[tuple[str, str]]) -> Headers:
+    """Headers with their names in lower case; what a later part says of a name replaces the rest.
 
-    Lower-casing makes each name unique: two content types on one answer once broke every page
-    behind a proxy that kept the first (REFERENCE H12). The type is not for anybody to change.
+    Lower-casing keeps each name in one place: two content types on one answer once broke every
+    page behind a proxy that kept the first (REFERENCE H12). Cookies are added to each other.
     """
-    headers = dict(COMMON_HEADERS)
-    for mapping in extra:
-        headers.update((name.lower(), value) for name, value in mapping.items())
-    headers["content-type"] = JSON_TYPE
-    return headers
+    merged: dict[str, list[tuple[str, str]]] = {}
+    for part in parts:
+        lines: dict[str, list[tuple[str, str]]] = {}
+        for name, value in part:
+            lower = name.lower()
+            lines.setdefault(lower, []).append((lower, value))
+        if (cookies := lines.get(COOKIE)) is not None and COOKIE in merged:
+            lines[COOKIE] = merged[COOKIE] + cookies
+        merged |= lines
+    return tuple(line for lines in merged.values() for line in lines)
 
 
-def stream_head(headers: Mapping[str, str]) -> bytes:
+def poll_headers(*extra: Iterable[tuple[str, str]]) -> Headers:
+    """The headers of every answer to a poll. The type is not for anybody to change."""
+    return merge_headers(COMMON_HEADERS, *extra, (("content-type", JSON_TYPE),))
+
+
+def stream_head(headers: Headers) -> bytes:
     """The head of a stream."""
-    return head(200, {**headers, **STREAM_HEADERS})
+    others = (each for each in headers if each[0] not in _STREAM_NAMES)
+    return head(200, (*others, *STREAM_HEADERS))
 
 
-def json_answer(headers: Mapping[str, str], body: bytes) -> bytes:
+def json_answer(headers: Headers, body: bytes) -> bytes:
     """A whole JSON answer that ends the connection: what a parked long poll is answered with."""
-    length = {"content-length": str(len(body)), "connection": "close"}
-    return head(200, {**headers, **length}) + body
+    framing = (("content-length", str(len(body))), ("connection", "close"))
+    return head(200, (*headers, *framing)) + body
 
 
-def head(status: int, headers: Mapping[str, str]) -> bytes:
-    """A response head. Header values were checked for line breaks where they came in."""
+def head(status: int, headers: Headers) -> bytes:
+    """A response head. Headers were checked where they came in: see `is_header`."""
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"{name}: {value}" for name, value in headers]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+
+
+def is_header(name: str, value: str) -> bool:
+    """Whether this can stand in a head: nothing in it ends a line or a header, or is no text.
+
+    Bytes that are no UTF-8 (surrogates, as HTTP parsers hand them on) are none.
+    """
+    if not _HEADER_NAME.fullmatch(name) or _CONTROL.search(value) is not None:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from messagebusd.settings.section import Section, refuse
 from messagebusd.settings.values import (
+    Count,
     FilePath,
     HeaderName,
+    HeaderPattern,
     Kind,
     Seconds,
     SecondsOrZero,
@@ -57,6 +61,10 @@ SigningSecret = Annotated[
 PublicPem = Annotated[Text, AfterValidator(_public_pem), Kind("a public key in PEM", hidden=True)]
 CookieName = Annotated[Text, AfterValidator(_cookie_name), Kind("a cookie name")]
 ClaimName = Annotated[Text, AfterValidator(_claim_name), Kind("the name of a claim")]
+# Every poll has its first bytes within two seconds (SPEC 2.4); the store needs its part of them.
+MAX_LOOKUP_SECONDS = 1.8
+# What somebody is known by can never be ignored where answers are shared.
+CREDENTIALS = ("cookie", "authorization")
 
 
 class LookupHeaders(Section):
@@ -85,23 +93,77 @@ class LookupWebhook(Section):
     """Where each poll's request is described by `POST`; required in mode `webhook`."""
 
     timeout: Seconds = 1.5
-    """How long one lookup may take altogether; then the subscriber is told to come back later."""
+    """How long one lookup may take altogether, waiting for its turn and a second try included; at
+    most 1.8. Then an older answer is used, or the subscriber is told to come back later."""
 
-    forward_headers: tuple[Text, ...] = (
+    forward_headers: tuple[HeaderPattern, ...] = (
         "cookie",
         "authorization",
         "user-agent",
         "accept-language",
         "x-forwarded-*",
     )
-    """Request headers that are passed on; `*` stands for anything. `x-forwarded-*` are passed on
-    from trusted proxies only."""
+    """Request headers that are passed on; `*` stands for anything. `x-forwarded-*`, `forwarded` and
+    `x-real-ip` are passed on from trusted proxies only."""
+
+    cache_ttl: SecondsOrZero = 30.0
+    """How long an answer that names no `cache_ttl` is used for further polls of the same visitor.
+    0: each poll asks, nothing is kept or shared, also not for `stale_if_error`."""
+
+    cache_ignore_headers: tuple[HeaderPattern, ...] = (
+        "user-agent",
+        "accept-language",
+        "x-forwarded-for",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+    )
+    """Headers that are passed on, but tell no visitors apart: an answer is shared by all polls to
+    the same host that differ only in these. `cookie` and `authorization` cannot be among them."""
+
+    bypass_cache_headers: tuple[HeaderName, ...] = Field(
+        default=(), examples=[["discourse-present", "discourse-deferred-track-view"]]
+    )
+    """Polls that carry one of these always reach the application, because it does more with them
+    than tell who polls. They are passed on as well."""
+
+    stale_if_error: SecondsOrZero = 300.0
+    """How long after its time an answer is still used while the application cannot be asked."""
+
+    max_concurrency: Count = 32
+    """Lookups that are under way at the same time, for each worker; others wait for their turn."""
 
     secret: Token | None = None
     """Secret that requests are signed with (standardwebhooks.com); `whsec_` and base64, or text."""
 
     secret_file: FilePath | None = Field(default=None, examples=["/etc/messagebusd/webhook.secret"])
     """File that holds this secret."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        problems = []
+        if self.timeout > MAX_LOOKUP_SECONDS:
+            late = f"must be {MAX_LOOKUP_SECONDS} at most: polls are answered within two seconds"
+            problems.append(("timeout", late))
+        for pattern in self.cache_ignore_headers:
+            for name in CREDENTIALS:
+                if fnmatchcase(name, pattern):
+                    shared = (
+                        f"holds {pattern}: visitors with different {name} would be taken for one"
+                    )
+                    problems.append(("cache_ignore_headers", shared))
+        if self.secret is not None and not _is_secret(self.secret.get_secret_value()):
+            problems.append(("secret", "needs base64 after whsec_"))
+        refuse(problems)
+        return self
+
+
+def _is_secret(secret: str) -> bool:
+    if not secret.startswith("whsec_"):
+        return True
+    try:
+        return bool(b64decode(secret.removeprefix("whsec_"), validate=True))
+    except ValueError:
+        return False
 
 
 class LookupJwt(Section):

@@ -23,6 +23,7 @@ from messagebusd.settings.lookup import LookupSettings
 from messagebusd.settings.origins import Origin
 from messagebusd.settings.rates import MaybeRate, Rate
 from messagebusd.settings.section import Section, refuse
+from messagebusd.settings.sites import Sites
 from messagebusd.settings.values import (
     Address,
     BaseRoute,
@@ -298,6 +299,10 @@ class Settings(Section):
     lookup: LookupSettings = LookupSettings()
     channels: tuple[ChannelSettings, ...] = ()
     """Rules for channels."""
+    sites: Sites = Field(default={}, examples=[{"forum.example": "forum", "*.example": "blogs"}])
+    """Site of each host, where the lookup names none: host names in lower case, without port;
+    `*.` before one stands for all names below it. Other hosts belong to the default site. Only the
+    `Host` that a request carries counts, never `X-Forwarded-Host`."""
     filters: tuple[FilterSettings, ...] = ()
     """Filters on delivery."""
     log: LogSettings = LogSettings()

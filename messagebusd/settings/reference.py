@@ -134,6 +134,8 @@ def _sample_section(section: type[BaseModel], path: tuple[str, ...]) -> Iterator
                 if item.examples:
                     yield f"# {item_name} = {_toml(item.examples[0])}"
             yield ""
+        elif not path:
+            yield from _sample_table(name, field)
         else:
             yield from _sample_key(name, field)
 
@@ -147,6 +149,22 @@ def _sample_key(name: str, field: FieldInfo) -> Iterator[str]:
     else:
         yield f"# {name} is not set."
     yield ""
+
+
+def _sample_table(name: str, field: FieldInfo) -> Iterator[str]:
+    """A section whose keys are the user's own."""
+    yield from _comment(field.description or "")
+    yield f"[{name}]"
+    yield from (f"# {line}" for line in _table_example(field))
+    yield ""
+
+
+def _table_example(field: FieldInfo) -> list[str]:
+    return [
+        f"{_quoted(name)} = {_toml(value)}"
+        for example in field.examples or ()
+        for name, value in example.items()
+    ]
 
 
 def _assignment(start: str, value: object) -> Iterator[str]:
@@ -203,7 +221,7 @@ def markdown() -> str:
 def _markdown_section(
     section: type[BaseModel], path: tuple[str, ...], *, in_list: bool
 ) -> Iterator[str]:
-    rows, below = [], []
+    rows, below, tables = [], [], []
     for name, field in section.model_fields.items():
         annotation, here = annotation_of(field), (*path, name)
         inner, items = section_in(annotation), section_in(item_in(annotation))
@@ -211,6 +229,8 @@ def _markdown_section(
             below.append((inner, here, False))
         elif items is not None:
             below.append((items, here, True))
+        elif not path:
+            tables.append((name, field))
         else:
             what = field.description or ""
             rows.append((f"`{name}`", _default(field), allowed(annotation), what))
@@ -228,6 +248,16 @@ def _markdown_section(
         yield ""
     for inner, inner_path, is_list in below:
         yield from _markdown_section(inner, inner_path, in_list=is_list)
+    for name, field in tables:
+        yield f"## `[{name}]`"
+        yield ""
+        yield " ".join((field.description or "").split())
+        yield ""
+        yield "```toml"
+        yield f"[{name}]"
+        yield from _table_example(field)
+        yield "```"
+        yield ""
 
 
 def _default(field: FieldInfo) -> str:

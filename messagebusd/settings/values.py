@@ -196,6 +196,12 @@ def _extra_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     return headers
 
 
+def _header_pattern(pattern: str) -> str:
+    if not _TOKEN.fullmatch(pattern):
+        raise ValueError("must be a header name, in which * stands for anything")
+    return pattern.lower()
+
+
 def _web_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -332,6 +338,9 @@ BaseRoute = Annotated[Text, AfterValidator(_base_route), Kind("a path, such as /
 HeaderName = Annotated[Text, AfterValidator(_header_name), Kind("a header name")]
 ExtraHeaders = Annotated[
     Mapping[str, Text], AfterValidator(_extra_headers), Kind("a table of header names and values")
+]
+HeaderPattern = Annotated[
+    Text, AfterValidator(_header_pattern), Kind("a header name, which may hold *")
 ]
 TrustedProxy = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"],

@@ -348,7 +348,7 @@ async def test_channels_while_the_store_is_away(api):
 
 def park(api, client_id, *, user_id=None, site_id=None, mode=Mode.STREAM, channels=("/foo",)):
     identity = Identity(user_id=user_id, site_id=site_id)
-    connection = Connection(api.hub, identity, client_id, 0, mode, tuple(channels), {})
+    connection = Connection(api.hub, identity, client_id, 0, mode, tuple(channels), ())
     api.hub.add(connection)
     connection.settle({})
     connection.park(RecordingTransport(), time.monotonic())

@@ -38,7 +38,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Daem
         config = {
             "cors": {"allow_origins": [FORUM]},
             "poll": {"extra_response_headers": {"X-Extra": "e", "Vary": "Accept"}},
-            "lookup": {"mode": "webhook", "webhook": {"url": url}},
+            "lookup": {"mode": "webhook", "webhook": {"url": url, "cache_ttl": 0}},
         }
         async with HostedDaemon(tmp_path_factory.mktemp("daemon"), config) as daemon:
             yield daemon

@@ -23,6 +23,7 @@ from messagebusd.http.app import public_app, runner
 from messagebusd.http.cors import CorsPolicy
 from messagebusd.http.poll import PollDoor
 from messagebusd.http.proxies import TrustedProxies
+from messagebusd.http.sites import SiteMap
 from messagebusd.hub import Hub
 from messagebusd.identity import AnonymousLookup
 from messagebusd.metrics import Metrics
@@ -58,6 +59,7 @@ class World:
             TrustedProxies(()),
             settings,
             PublishRules(),
+            SiteMap({}),
         )
         app = public_app("/message-bus/", door, self.metrics, settings.max_body, lambda: False)
         self._runner = runner(app, self.metrics, 5.0)

@@ -64,8 +64,13 @@ class World:
             max_active_clients=10,
             max_client_buffer=max_client_buffer,
         )
+        self.forgotten = []
         self.bus = MessageBus(
-            self.backend, self.hub, Metrics(), max_backlog_bytes=max_backlog_bytes
+            self.backend,
+            self.hub,
+            Metrics(),
+            max_backlog_bytes=max_backlog_bytes,
+            forget=lambda *whom: self.forgotten.append(whom),
         )
 
     async def publish(self, channel="/a", *, hidden=False, data=b"1"):
@@ -366,3 +371,29 @@ async def test_ids_that_begin_anew_everywhere_end_a_poll_that_catches_up():
     positions = {"/a": 2}
     assert follow(transport, positions) == []
     assert positions == {"/a": 0}
+
+
+async def test_invalidating_forgets_before_it_ends_polls_here_and_elsewhere():
+    here, there = World(), World()
+    here.backend.permits = there.backend.permits = asyncio.Semaphore(100)
+    await here.backend.open()
+    there.bus.backend = here.backend  # one store for both
+    connection, _ = await here.poll({"/a": -1})
+    here.bus._forget = lambda *whom: here.forgotten.append((*whom, connection.state))
+    await there.bus.end_polls("invalidate", site_id="s", user_id=7)
+    await there.bus.end_polls("invalidate")
+    await asyncio.sleep(0)
+    assert there.forgotten == [(7, "s"), (None, None)]
+    assert here.forgotten == [(7, "s", State.PARKED), (None, None, State.PARKED)]
+    assert connection.state is State.CLOSED
+
+
+async def test_disconnecting_forgets_nobody_and_missing_commands_everybody():
+    world = World()
+    world.backend.permits = asyncio.Semaphore(100)
+    await world.backend.open()
+    await world.bus.end_polls("disconnect", user_id=7)
+    assert world.forgotten == []
+    world.bus.interrupted()
+    world.bus.restarted(["/a"])
+    assert world.forgotten == [(None, None)] * 2

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from messagebusd.http.poll import FIRST_FRAME_SECONDS
 from messagebusd.settings import FdAddress, Rate, Settings, TcpAddress, UnixAddress, parse_address
+from messagebusd.settings.lookup import MAX_LOOKUP_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -243,6 +245,22 @@ FILTER = {"channel_prefix": "/chat/", "callable": "filters:allow"}
         {"api": {"keys": [KEY, {**KEY, "name": "other"}]}},
         {"api": {"key": "secret", "keys": [KEY]}},
         {"lookup": {"mode": "webhook"}},
+        {"lookup": {"webhook": {"timeout": 2.0}}},
+        {"lookup": {"webhook": {"secret": "whsec_no base64"}}},
+        {"lookup": {"webhook": {"secret": "whsec_"}}},
+        {"lookup": {"webhook": {"forward_headers": ["x:y"]}}},
+        {"lookup": {"webhook": {"cache_ignore_headers": ["*"]}}},
+        {"lookup": {"webhook": {"cache_ignore_headers": ["Cook*"]}}},
+        {"lookup": {"webhook": {"cache_ignore_headers": ["authorization"]}}},
+        {"lookup": {"webhook": {"cache_ttl": -1}}},
+        {"lookup": {"webhook": {"max_concurrency": 0}}},
+        {"sites": {"Forum.example": "forum"}},
+        {"sites": {"forum.example:443": "forum"}},
+        {"sites": {"*": "forum"}},
+        {"sites": {"a.*.example": "forum"}},
+        {"sites": {"forum.example": ""}},
+        {"sites": {"forum.example": "a|b"}},
+        {"sites": {"forum.example": "x" * 129}},
         {"lookup": {"mode": "headers"}},
         {"lookup": {"headers": {"user": "X User"}}},
         {"lookup": {"headers": {"user": "X-A", "groups": "x-a"}}},
@@ -276,6 +294,8 @@ def test_refused(tree: dict[str, Any]) -> None:
         {"api": {"keys": [{**KEY, "expires": "2030-01-01T00:00:00Z", "channels": ["/chat/*"]}]}},
         {"lookup": {"mode": "headers"}, "server": {"trusted_proxies": ["127.0.0.1"]}},
         {"filters": [FILTER]},
+        {"sites": {"forum.example": "forum", "*.example": "blogs", "[::1]": "here"}},
+        {"lookup": {"webhook": {"secret": "whsec_aHVzaA==", "timeout": 1.8}}},
     ],
 )
 def test_accepted(tree: dict[str, Any]) -> None:
@@ -298,3 +318,7 @@ def test_secrets_do_not_show() -> None:
     settings = Settings.model_validate({"api": {"key": "hush-hush", "keys": [KEY]}})
     assert "hush-hush" not in repr(settings) + str(settings) + settings.model_dump_json()
     assert "'secret'" not in repr(settings)
+
+
+def test_a_lookup_leaves_the_store_time_before_the_first_frame_is_due() -> None:
+    assert MAX_LOOKUP_SECONDS < FIRST_FRAME_SECONDS

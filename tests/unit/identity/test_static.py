@@ -32,6 +32,20 @@ async def test_everybody_is_anonymous():
     assert await AnonymousLookup().identify(Caller({"X-User": "7"}, True)) is ANONYMOUS
 
 
+@pytest.mark.parametrize("name", ["X-User", "X-Groups", "X-Site"])
+async def test_broken_bytes_name_nobody(name):
+    with pytest.raises(LookupRefused) as caught:
+        await identify({name: b"caf\xe9".decode("utf-8", "surrogateescape")})
+    assert caught.value.status == 403
+    assert b"UTF-8" in caught.value.body
+
+
+async def test_names_of_all_languages():
+    assert (await identify({"X-User": "日本", "X-Site": "café"})) == Identity(
+        "日本", site_id="café"
+    )
+
+
 async def test_only_trusted_proxies_are_believed():
     assert await identify({"X-User": "7"}, trusted=False) is ANONYMOUS
     assert await identify({"X-User": "7"}) == Identity(7)

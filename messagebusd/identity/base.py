@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -43,13 +43,19 @@ class Identity:
 ANONYMOUS = Identity()
 
 
+class RequestHeaders(Protocol):
+    """As they came: bytes that are no UTF-8 are surrogates, and a name may come twice."""
+
+    def get(self, name: str, default: str, /) -> str: ...
+    def getall(self, name: str, default: Sequence[str], /) -> Sequence[str]: ...
+    def items(self) -> Iterable[tuple[str, str]]: ...
+
+
 class Caller(Protocol):
     """What a lookup may go by; found out only when it is asked for."""
 
     @property
-    def headers(self) -> Mapping[str, str]:
-        """As they came: bytes that are no UTF-8 are surrogates, and a name may come twice."""
-
+    def headers(self) -> RequestHeaders: ...
     @property
     def trusted(self) -> bool:
         """Whether the peer is a trusted proxy."""

@@ -29,6 +29,7 @@ from messagebusd.identity.base import (
     Identity,
     IdentityLookup,
     IdType,
+    RequestHeaders,
     normalise_id,
 )
 from messagebusd.identity.jwks import Keys, open_keys
@@ -126,7 +127,7 @@ class JwtLookup(IdentityLookup):
 
     # -- where it is -------------------------------------------------------------------------
 
-    def _find_token(self, headers: Mapping[str, str]) -> str | None:
+    def _find_token(self, headers: RequestHeaders) -> str | None:
         """The request's token; raises InvalidToken for two, of which neither can be preferred:
         who sets one of them (a cookie of a sibling domain) need not be who sets the other."""
         found = set(self._tokens(headers.items()))

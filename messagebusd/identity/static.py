@@ -14,6 +14,7 @@ from messagebusd.identity.base import (
     Identity,
     IdentityLookup,
     IdType,
+    RequestHeaders,
     as_text,
     normalise_id,
 )
@@ -46,13 +47,14 @@ class HeaderLookup(IdentityLookup):
             return ANONYMOUS
         headers = caller.headers
         try:
-            user_id = normalise_id(_read(headers.get(self._user)), self._id_type)
+            user_id = normalise_id(_read(_only(headers, self._user)), self._id_type)
             if user_id in (NOBODY, str(NOBODY)):
                 raise ValueError("user -1 is nobody")
             groups = [
-                normalise_id(each, self._id_type) for each in _read_list(headers.get(self._groups))
+                normalise_id(each, self._id_type)
+                for each in _read_list(_only(headers, self._groups))
             ]
-            site_id = headers.get(self._site) or None
+            site_id = _only(headers, self._site) or None
             if site_id is not None:
                 if not _is_text(site_id):
                     raise ValueError("they are not written in UTF-8")
@@ -61,6 +63,15 @@ class HeaderLookup(IdentityLookup):
             reason = f"the identity headers cannot be used: {error}"
             raise LookupRefused(403, reason.encode()) from None
         return Identity(user_id, frozenset(each for each in groups if each is not None), site_id)
+
+
+def _only(headers: RequestHeaders, name: str) -> str | None:
+    """The value of a header that may be there once. Where a proxy adds its own to what a visitor
+    sent, nobody can tell which is which. Raises ValueError."""
+    values = headers.getall(name, ())
+    if len(values) > 1:
+        raise ValueError(f"{name} is there {len(values)} times")
+    return values[0] if values else None
 
 
 def _read(text: str | None) -> Any:

@@ -1,23 +1,11 @@
 """Trusted headers: who is believed, and how values are read (SPEC 5)."""
 
-from dataclasses import dataclass
-
 import pytest
 
 from messagebusd.errors import LookupRefused
 from messagebusd.identity.base import ANONYMOUS, Identity
 from messagebusd.identity.static import AnonymousLookup, HeaderLookup
-
-
-@dataclass
-class Caller:
-    headers: dict[str, str]
-    trusted: bool
-    client_id: str = ""
-    method: str = "POST"
-    path: str = ""
-    query: str = ""
-    remote_addr: str = ""
+from tests.unit.identity.callers import Caller
 
 
 def lookup(id_type="as_is"):
@@ -25,11 +13,11 @@ def lookup(id_type="as_is"):
 
 
 async def identify(headers, *, trusted=True, id_type="as_is"):
-    return await lookup(id_type).identify(Caller(headers, trusted))
+    return await lookup(id_type).identify(Caller(*headers.items(), trusted=trusted))
 
 
 async def test_everybody_is_anonymous():
-    assert await AnonymousLookup().identify(Caller({"X-User": "7"}, True)) is ANONYMOUS
+    assert await AnonymousLookup().identify(Caller(("X-User", "7"), trusted=True)) is ANONYMOUS
 
 
 @pytest.mark.parametrize("name", ["X-User", "X-Groups", "X-Site"])
@@ -112,3 +100,12 @@ async def test_ids_of_one_type():
     assert await identify(headers, id_type="integer") == Identity(7, frozenset({1, 2}), "s")
     with pytest.raises(LookupRefused):
         await identify({"X-User": "ada"}, id_type="integer")
+
+
+@pytest.mark.parametrize("name", ["X-User", "X-Groups", "X-Site"])
+async def test_a_header_that_is_there_twice_names_nobody(name):
+    caller = Caller((name, "1"), (name.lower(), "1"), trusted=True)
+    with pytest.raises(LookupRefused) as caught:
+        await lookup().identify(caller)
+    assert caught.value.status == 403
+    assert b"2 times" in caught.value.body

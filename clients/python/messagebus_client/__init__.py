@@ -1,0 +1,58 @@
+"""Publish to messagebusd, follow its channels, and receive as a page does."""
+
+from messagebus_client.async_client import AsyncClient, AsyncSubscription
+from messagebus_client.client import Client, Subscription
+from messagebus_client.errors import (
+    ConnectionFailed,
+    InvalidRequest,
+    InvalidWebhook,
+    MessageBusError,
+    NotAllowed,
+    RequestRefused,
+    TemporarilyRefused,
+    UnexpectedAnswer,
+    WebhookFault,
+)
+from messagebus_client.poller import AsyncPoller, Poller, PollerStatus
+from messagebus_client.tokens import mint_token
+from messagebus_client.types import (
+    Gap,
+    Interrupted,
+    Message,
+    Notice,
+    Publication,
+    Published,
+    Restarted,
+)
+from messagebus_client.webhooks import VerifiedWebhook, WebhookVerifier
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "AsyncPoller",
+    "AsyncSubscription",
+    "Client",
+    "ConnectionFailed",
+    "Gap",
+    "Interrupted",
+    "InvalidRequest",
+    "InvalidWebhook",
+    "Message",
+    "MessageBusError",
+    "NotAllowed",
+    "Notice",
+    "Poller",
+    "PollerStatus",
+    "Publication",
+    "Published",
+    "RequestRefused",
+    "Restarted",
+    "Subscription",
+    "TemporarilyRefused",
+    "UnexpectedAnswer",
+    "VerifiedWebhook",
+    "WebhookFault",
+    "WebhookVerifier",
+    "mint_token",
+]

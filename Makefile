@@ -49,11 +49,12 @@ packages: ## Install the system packages that the tests need (asks for sudo unle
 
 .PHONY: test
 test: packages install ## Set everything up and run every test
-	$(PYTEST) tests $(PARALLEL)
+	$(PYTEST) tests clients/python/tests $(PARALLEL)
 
 .PHONY: unit
 unit: install ## Run the fast tests: no servers, no browser
-	$(PYTEST) tests/unit tests/backends/test_memory.py tests/test_floors.py -q $(PARALLEL)
+	$(PYTEST) tests/unit tests/backends/test_memory.py tests/test_floors.py clients/python/tests \
+		-q $(PARALLEL)
 
 .PHONY: check
 check: install ## Format, lint, types, floors

@@ -1,6 +1,12 @@
 """Publish to messagebusd, follow its channels, and receive as a page does."""
 
 from messagebus_client.async_client import AsyncClient, AsyncSubscription
+from messagebus_client.caches import (
+    AsyncDistributedCache,
+    AsyncDistributedCaches,
+    DistributedCache,
+    DistributedCaches,
+)
 from messagebus_client.client import Client, Subscription
 from messagebus_client.errors import (
     ConnectionFailed,
@@ -30,10 +36,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "AsyncDistributedCache",
+    "AsyncDistributedCaches",
     "AsyncPoller",
     "AsyncSubscription",
     "Client",
     "ConnectionFailed",
+    "DistributedCache",
+    "DistributedCaches",
     "Gap",
     "Interrupted",
     "InvalidRequest",

@@ -156,9 +156,12 @@ class PollerState(Generic[C]):
         """A stream did not begin in time: do without for a while."""
         self._polls_without_stream = _POLLS_WITHOUT_STREAM
 
+    def heard(self) -> None:
+        """The server has answered: the next failure is the first one again."""
+        self.stats.failed = 0
+
     def succeeded(self, *, got_data: bool) -> Outcome:
         self.stats.success += 1
-        self.stats.failed = 0
         return Answered(got_data)
 
     def refused(self, status: int, retry_after: float | None) -> Outcome:
@@ -201,13 +204,16 @@ class Poll(Generic[C]):
         raise UnexpectedAnswer(f"an answer of the type {kind or 'nothing'!r}; is it messagebusd?")
 
     def take(self, text: bytes) -> Iterator[Delivery[C]]:
-        """Read one array, and yield what is to be delivered. Raises UnexpectedAnswer."""
+        """Read one array; yields what is to be delivered. Raises UnexpectedAnswer."""
         messages = decode(text)
+        self.got_data = self.got_data or bool(messages)
+        return self._deliveries(messages)
+
+    def _deliveries(self, messages: list[dict[str, Any]]) -> Iterator[Delivery[C]]:
         for message in messages:
             if message["channel"] == STATUS_CHANNEL:
                 self._take_status(message["data"])
                 continue
-            self.got_data = True
             catchup = self._catchups.get(message["channel"])
             if catchup is not None:
                 message_id, global_id = message["message_id"], message["global_id"]

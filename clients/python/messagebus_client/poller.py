@@ -248,7 +248,9 @@ class AsyncPoller:
         return Changed() if poll.is_urgent else outcome
 
     async def _deliver(self, poll: Poll[Any], array: bytes) -> None:
-        for each in poll.take(array):
+        deliveries = poll.take(array)
+        self._state.heard()
+        for each in deliveries:
             try:
                 returned = each.callback(each.data, each.message_id, each.global_id)
                 if inspect.isawaitable(returned):

@@ -46,6 +46,8 @@ _log = logging.getLogger("messagebus_client")
 
 
 class PollerStatus(enum.Enum):
+    """Whether a poller polls."""
+
     STOPPED = "stopped"
     STARTED = "started"
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-import messagebus_client.poller
+import messagebus_client.async_poller
 from messagebus_client import AsyncPoller, Poller, PollerStatus
 from tests.clients.conftest import Host
 from tests.support.daemon import Daemon
@@ -118,7 +118,10 @@ async def test_channels_come_and_go_while_a_poll_waits(host: Host) -> None:
 
 async def test_one_who_is_known_sees_more(host: Host) -> None:
     daemon = await host(
-        {"server": {"trusted_proxies": ["127.0.0.1"]}, "lookup": {"mode": "headers"}}
+        {
+            "server": {"trusted_proxies": ["127.0.0.1"], "base_route": "/forum/"},
+            "lookup": {"mode": "headers"},
+        }
     )
     await daemon.publish("/a", "for 42", user_ids=[42])
     asked = 0
@@ -129,7 +132,7 @@ async def test_one_who_is_known_sees_more(host: Host) -> None:
         return {"X-MessageBus-User": "42"}
 
     inbox = Inbox()
-    async with AsyncPoller(daemon.url, headers=headers) as poller:
+    async with AsyncPoller(f"{daemon.url}/forum/", headers=headers) as poller:
         poller.subscribe("/a", inbox, 0)
         await inbox.received("for 42")
         await daemon.publish("/a", "for this client", client_ids=[poller.client_id])
@@ -223,7 +226,7 @@ async def test_streams_that_are_held_back_become_long_polls(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a proxy does that buffers whole answers."""
-    monkeypatch.setattr(messagebus_client.poller, "FIRST_CHUNK_SECONDS", 0.3)
+    monkeypatch.setattr(messagebus_client.async_poller, "FIRST_CHUNK_SECONDS", 0.3)
     daemon = await host({"poll": {"long_polling_interval": 5.0}})
 
     async def buffer(request: web.Request, session: aiohttp.ClientSession) -> web.Response:

@@ -1,6 +1,8 @@
 """Publish to messagebusd, follow its channels, and receive as a page does."""
 
+from messagebus_client._poller import PollerStatus
 from messagebus_client.async_client import AsyncClient, AsyncSubscription
+from messagebus_client.async_poller import AsyncPoller
 from messagebus_client.caches import (
     AsyncDistributedCache,
     AsyncDistributedCaches,
@@ -19,7 +21,7 @@ from messagebus_client.errors import (
     UnexpectedAnswer,
     WebhookFault,
 )
-from messagebus_client.poller import AsyncPoller, Poller, PollerStatus
+from messagebus_client.poller import Poller
 from messagebus_client.tokens import mint_token
 from messagebus_client.types import (
     Gap,

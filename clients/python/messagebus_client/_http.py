@@ -1,6 +1,7 @@
-"""Carry flows and streams out with httpx2: the only file that does I/O.
+"""Carry flows and streams out with httpx2.
 
-Whatever the library raises becomes ConnectionFailed here.
+This file and `async_poller` are the only ones that do I/O. Whatever the library raises becomes
+ConnectionFailed here.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ messages and statuses come back, as one JSON array or as a stream of them.
 
 from __future__ import annotations
 
+import enum
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypeAlias, TypedDict, TypeVar
 from urllib.parse import quote
 
 from messagebus_client import _json
@@ -28,7 +29,16 @@ _POLLS_WITHOUT_STREAM = 30
 C = TypeVar("C", bound=Callable[..., Any])
 
 
-Headers = Mapping[str, str] | Callable[[], Mapping[str, str]] | None
+Headers: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]] | None
+Callback: TypeAlias = Callable[[Any, int, int], object]
+"""Called with data, message id and global id."""
+
+
+class PollerStatus(enum.Enum):
+    """Whether a poller polls."""
+
+    STOPPED = "stopped"
+    STARTED = "started"
 
 
 class PollerOptions(TypedDict, total=False):

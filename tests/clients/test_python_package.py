@@ -20,9 +20,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import messagebus_client
-from messagebus_client import AsyncPoller, InvalidWebhook, WebhookVerifier
+from messagebus_client import AsyncPoller, InvalidWebhook, WebhookVerifier, mint_token
 from tests.clients.conftest import Host
 from tests.support.daemon import Daemon
+from tests.support.program import find_program
 
 FOLDER = Path(__file__).parents[2] / "clients" / "python"
 README = (FOLDER / "README.md").read_text()
@@ -122,7 +123,7 @@ async def test_the_examples_of_the_readme_run(daemon: Daemon) -> None:
     assert printed[6].count(".") == 2
 
 
-# -- what the daemon signs
+# -- what the daemon signs, and what it reads
 
 
 @asynccontextmanager
@@ -160,3 +161,49 @@ async def test_the_daemons_webhooks_are_verified(host: Host, secret: str) -> Non
             async with asyncio.timeout(WAIT_SECONDS):
                 await seen.wait()
     assert verified == [True]
+
+
+async def test_the_daemon_reads_tokens_of_both_clients(host: Host) -> None:
+    secret, audience = "s" * 32, "messagebusd"
+    daemon = await host(
+        {"lookup": {"mode": "jwt", "jwt": {"secret": secret, "audience": audience}}}
+    )
+    program = (
+        "require 'messagebusd/client'; print Messagebusd.mint_token('s' * 32, 42, expires_in: 60,"
+        " group_ids: ['staff'], site_id: 'forum', channels: ['/a*'], audience: 'messagebusd')"
+    )
+    of_ruby = await asyncio.to_thread(
+        subprocess.check_output,
+        [find_program("ruby", "ruby"), "-I", FOLDER.parent / "ruby" / "lib", "-e", program],
+        text=True,
+        timeout=WAIT_SECONDS,
+    )
+    of_python = mint_token(
+        secret,
+        42,
+        expires_in=60,
+        group_ids=["staff"],
+        site_id="forum",
+        channels=["/a*"],
+        audience=audience,
+    )
+    for channel, audience_of_message in (
+        ("/a", {"user_ids": [42]}),
+        ("/a", {"user_ids": ["42"]}),
+        ("/b", {"user_ids": [42]}),
+        ("/a", {"group_ids": ["staff"]}),
+    ):
+        await daemon.publish(channel, audience_of_message, site_id="forum", **audience_of_message)
+    for token in (of_python, of_ruby):
+        seen = await seen_with(token, daemon.url)
+        assert seen == [{"user_ids": [42]}, {"group_ids": ["staff"]}]
+
+
+async def seen_with(token: str, url: str) -> list[Any]:
+    """The first two messages that this token lets see."""
+    received: asyncio.Queue[Any] = asyncio.Queue()
+    async with AsyncPoller(url, headers={"Authorization": f"Bearer {token}"}) as poller:
+        for channel in ("/b", "/a"):
+            poller.subscribe(channel, lambda data, *_: received.put_nowait(data), 0)
+        async with asyncio.timeout(WAIT_SECONDS):
+            return [await received.get() for _ in range(2)]

@@ -25,14 +25,16 @@ def mint_token(
     group_ids: Sequence[Id] | None = None,
     site_id: str | None = None,
     channels: Sequence[str] | None = None,
+    audience: str | None = None,
     claims: Mapping[str, Data] | None = None,
     now: float | None = None,
 ) -> str:
     """Return a token that says who a subscriber is, for ``expires_in`` seconds from ``now``.
 
     A poll ends when its token expires. ``user_id`` None is an anonymous visitor, ``channels`` are
-    patterns of what may be subscribed to, such as ``/chat/*``. ``claims`` are added, or take the
-    place of the others, for example where the daemon is told to read other names. Raises
+    patterns of what may be subscribed to, such as ``/chat/*``. Name the daemon's
+    ``lookup.jwt.audience`` where the secret also signs other tokens. ``claims`` are added, or take
+    the place of the others, for example where the daemon is told to read other names. Raises
     ValueError for a secret of fewer than 32 bytes, which could be guessed (RFC 7518, 3.2).
     """
     key = secret.encode() if isinstance(secret, str) else secret
@@ -40,7 +42,13 @@ def mint_token(
         raise ValueError(f"the secret must have at least {_MIN_SECRET_BYTES} bytes")
     issued_at = int(time.time() if now is None else now)
     payload: dict[str, Data] = {"iat": issued_at, "exp": issued_at + int(expires_in)}
-    named = {"sub": user_id, "groups": group_ids, "site": site_id, "channels": channels}
+    named = {
+        "sub": user_id,
+        "groups": group_ids,
+        "site": site_id,
+        "channels": channels,
+        "aud": audience,
+    }
     payload |= {name: value for name, value in named.items() if value is not None}
     payload |= claims or {}
     text = f"{_part({'alg': 'HS256', 'typ': 'JWT'})}.{_part(payload)}"

@@ -86,9 +86,10 @@ bench: install ## Measure parked memory, fan-out, polls and publishes
 	$(BIN)/python -m bench
 
 .PHONY: build
-build: install ## Build wheel and sdist into dist/
+build: install ## Build wheels and sdists of daemon and Python client into dist/
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python -m build
+	$(BIN)/python -m build clients/python --outdir dist
 
 .PHONY: clean
 clean: ## Remove everything that make made

@@ -6,7 +6,7 @@ own, so that `Client` and `AsyncClient` share every rule. `_http` carries flows 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -66,11 +66,11 @@ class Patience:
     """How long to try: ``seconds`` altogether, by a monotonic ``clock``."""
 
     seconds: float
-    clock: Any
+    clock: Callable[[], float]
     random: Random
 
     def deadline(self) -> float:
-        return float(self.clock()) + self.seconds
+        return self.clock() + self.seconds
 
 
 def send(request: Request, patience: Patience) -> Flow[Response]:

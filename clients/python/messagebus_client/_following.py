@@ -17,6 +17,7 @@ from messagebus_client._schedule import Random
 from messagebus_client.errors import (
     ConnectionFailed,
     MessageBusError,
+    RequestRefused,
     TemporarilyRefused,
     UnexpectedAnswer,
 )
@@ -178,10 +179,13 @@ class Reopening:
     def __init__(self, random: Random) -> None:
         self._random = random
         self._failures = 0
+        self._lines = 0
 
-    def opened(self) -> None:
-        """Something came: the next failure is the first one again."""
-        self._failures = 0
+    def line(self) -> None:
+        """A line came. Streams begin with a heartbeat: after more, failures count anew."""
+        self._lines += 1
+        if self._lines > 1:
+            self._failures = 0
 
     def after(self, ending: StreamEnded | MessageBusError, following: Following) -> Interrupted:
         """Tell of an ending, and of the wait. Raises it if opening the stream again is no use."""
@@ -192,8 +196,8 @@ class Reopening:
             delay = _schedule.backoff(
                 self._failures, _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS, self._random
             )
-        elif isinstance(ending, ConnectionFailed | TemporarilyRefused):
-            code = ending.code if isinstance(ending, TemporarilyRefused) else _BROKEN
+        elif isinstance(ending, ConnectionFailed) or _is_fault(ending):
+            code = ending.code if isinstance(ending, RequestRefused) else _BROKEN
             detail = str(ending)
             delay = retry_delay(
                 ending, self._failures, self._random, _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS
@@ -201,4 +205,12 @@ class Reopening:
         else:
             raise ending
         self._failures += 1
+        self._lines = 0
         return Interrupted(code or _BROKEN, detail, delay, is_everything and code == _INTERRUPTED)
+
+
+def _is_fault(error: MessageBusError) -> bool:
+    """Whether the daemon refused for reasons that pass, its own faults among them."""
+    return isinstance(error, TemporarilyRefused) or (
+        isinstance(error, RequestRefused) and error.status >= 500
+    )

@@ -273,7 +273,7 @@ class AsyncSubscription:
         request = await self._transport.run(self._following.prepare(once))
         async with self._transport.open(request, SILENCE_SECONDS) as lines:
             async for line in lines:
-                self._reopening.opened()
+                self._reopening.line()
                 message, notices = self._following.take(line)
                 for notice in notices:
                     self._tell(notice)

@@ -111,9 +111,11 @@ class DistributedCaches:
 
     def start(self) -> None:
         """Begin to listen, in a thread. Raises MessageBusError if the daemon cannot be asked."""
-        last_id = self._client.last_id(CHANNEL, site_id=self._states.site_id)
+        self._states.last_id = self._client.last_id(CHANNEL, site_id=self._states.site_id)
         self._subscription = self._client.subscribe(
-            {CHANNEL: last_id}, site_id=self._states.site_id, on_notice=self._states.notice
+            {CHANNEL: self._states.last_id},
+            site_id=self._states.site_id,
+            on_notice=self._states.notice,
         )
         self._thread = threading.Thread(
             target=self._listen, args=(self._subscription,), name="messagebus-caches", daemon=True
@@ -195,9 +197,11 @@ class AsyncDistributedCaches:
 
     async def start(self) -> None:
         """Begin to listen, in a task. Raises MessageBusError if the daemon cannot be asked."""
-        last_id = await self._client.last_id(CHANNEL, site_id=self._states.site_id)
+        self._states.last_id = await self._client.last_id(CHANNEL, site_id=self._states.site_id)
         subscription = self._client.subscribe(
-            {CHANNEL: last_id}, site_id=self._states.site_id, on_notice=self._states.notice
+            {CHANNEL: self._states.last_id},
+            site_id=self._states.site_id,
+            on_notice=self._states.notice,
         )
         self._task = asyncio.get_running_loop().create_task(self._listen(subscription))
 
@@ -242,6 +246,9 @@ class _States:
         self._lock = threading.Lock()
         self._by_name: dict[str, CacheState] = {}
         self._is_open = True
+        # The last operation, and whether the stream has been interrupted since.
+        self.last_id = 0
+        self._is_in_doubt = False
 
     def state(self, name: str) -> CacheState:
         with self._lock:
@@ -252,13 +259,24 @@ class _States:
             return self._by_name[name]
 
     def take(self, message: Message) -> None:
+        # With PostgreSQL all channels share their ids, and no gap can be seen: there might be one.
+        shares_ids = message.message_id == message.global_id
+        if self._is_in_doubt and shares_ids and message.message_id != self.last_id + 1:
+            self._forget()
+        self._is_in_doubt = False
+        self.last_id = message.message_id
         for each in self._all():
             each.take(message)
 
     def notice(self, notice: Notice) -> None:
-        if not isinstance(notice, Interrupted):
-            for each in self._all():
-                each.forget()
+        if isinstance(notice, Interrupted):
+            self._is_in_doubt = True
+        else:
+            self._forget()
+
+    def _forget(self) -> None:
+        for each in self._all():
+            each.forget()
 
     def close(self) -> None:
         self._is_open = False

@@ -285,7 +285,7 @@ class Subscription:
                     return
             try:
                 for line in stream.lines():
-                    self._reopening.opened()
+                    self._reopening.line()
                     message, notices = self._following.take(line)
                     for notice in notices:
                         self._tell(notice)

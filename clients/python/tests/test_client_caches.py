@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from messagebus_client._cache import CHANNEL, CacheState, setting
-from messagebus_client.types import Message
+from messagebus_client.caches import _States
+from messagebus_client.types import Gap, Interrupted, Message
 
 
 def message(message_id: int, data: Any) -> Message:
@@ -137,6 +138,28 @@ def test_versions_of_an_application_keep_to_themselves() -> None:
     for each in (old, new, careless):
         each.take(message(1, sent))
     assert (old.snapshot(), new.snapshot(), careless.snapshot()) == ({"a": 1}, {}, {"a": 1})
+
+
+def test_where_no_gap_can_be_seen_an_interruption_may_be_one() -> None:
+    """PostgreSQL has one id for all channels, so that ids of a channel always have holes."""
+    states = _States(None, None)
+    cache = states.state("c")
+    operation = {**setting("a", 1), "hash_key": "c"}
+    states.take(message(5, operation))
+    states.take(message(9, {**operation, "key": "b"}))
+    states.notice(Interrupted("broken", "", 0.1))
+    states.take(message(10, {**operation, "key": "c"}))
+    assert cache.snapshot() == {"a": 1, "b": 1, "c": 1}
+    states.notice(Interrupted("broken", "", 0.1))
+    states.take(message(15, {**operation, "key": "d"}))
+    states.take(message(19, {**operation, "key": "e"}))
+    assert cache.snapshot() == {"d": 1, "e": 1}
+    # Elsewhere the subscription sees gaps, and says so.
+    states.notice(Interrupted("broken", "", 0.1))
+    states.take(Message(CHANNEL, 21, 900, {**operation, "key": "f"}))
+    assert cache.snapshot() == {"d": 1, "e": 1, "f": 1}
+    states.notice(Gap(CHANNEL, 21, 30))
+    assert cache.snapshot() == {}
 
 
 def test_a_cache_that_hears_nothing_is_empty() -> None:

@@ -274,13 +274,18 @@ def test_streams_are_opened_again_later_and_later() -> None:
     reopening = Reopening(lambda: 0.5)
     waits = [reopening.after(ConnectionFailed("x"), channels).retry_in for _ in range(9)]
     assert waits == [0.25, 0.5, 1, 2, 4, 8, 15, 15, 15]
-    reopening.opened()
+    reopening.line()  # a stream that has begun, and no more
+    assert reopening.after(StreamEnded("overflow", ""), channels).retry_in == 15
+    for _ in range(2):
+        reopening.line()
     told = reopening.after(TemporarilyRefused(429, "rate_limited", "", None, 10), channels)
     assert (told.code, told.retry_in) == ("rate_limited", 10.5)
     interrupted = StreamEnded("interrupted", "the store was away")
     assert not reopening.after(interrupted, channels).may_have_missed
     assert reopening.after(interrupted, everything).may_have_missed
     assert not reopening.after(StreamEnded("draining", ""), everything).may_have_missed
+    fault = RequestRefused(500, "internal_error", "")
+    assert reopening.after(fault, channels).code == "internal_error"
     with pytest.raises(NotAllowed):
         reopening.after(NotAllowed(401, "unauthorized", ""), channels)
 

@@ -78,9 +78,9 @@ module Messagebusd
     end
 
     # The last ids of some channels, as a Hash.
-    def last_ids(*channels, site_id: nil)
+    def last_ids(*channels, site_id: nil, retry_for: @retry_for)
       body = JSON.generate({ channels: channels, site_id: site_id })
-      ids = send_again("POST", "last_ids", body: body).object["last_ids"]
+      ids = send_again("POST", "last_ids", retry_for: retry_for, body: body).object["last_ids"]
       raise UnexpectedAnswer, "last ids are missing" unless ids.is_a?(Hash)
 
       channels.to_h { |channel| [channel, integer(ids, channel)] }
@@ -144,8 +144,8 @@ module Messagebusd
 
     private
 
-    def send_again(method, call, **options)
-      deadline = now + @retry_for
+    def send_again(method, call, retry_for: @retry_for, **options)
+      deadline = now + retry_for
       attempt = 0
       begin
         @http.ask(method, API + call, **options)

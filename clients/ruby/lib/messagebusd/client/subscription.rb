@@ -86,7 +86,11 @@ module Messagebusd
           begin
             read
             raise ConnectionFailed, "the stream broke off"
-          rescue Ended, ConnectionFailed, TemporarilyRefused => e
+          rescue Ended, ConnectionFailed => e
+            again(e)
+          rescue RequestRefused => e
+            raise unless e.is_a?(TemporarilyRefused) || e.status >= 500
+
             again(e)
           end
         end
@@ -107,9 +111,11 @@ module Messagebusd
       end
 
       def read
+        lines = 0
         request = @following.request(@client)
         @http.stream(*request.first(2), **request.last, silence: SILENCE_SECONDS, opened: method(:opened)) do |line|
-          @failures = 0
+          lines += 1
+          @failures = 0 if lines > 1 # it begins with a heartbeat
           message, notices = @following.take(line)
           notices.each { |each| notice(each) }
           deliver(message) if message
@@ -172,7 +178,7 @@ module Messagebusd
           looking_back = asked.select { |_, position| position < FROM_NOW }.keys
           unless looking_back.empty?
             # What is published until the stream is open, perhaps at a later try, is wanted as well.
-            client.last_ids(*looking_back, site_id: @site_id).each do |channel, last_id|
+            client.last_ids(*looking_back, site_id: @site_id, retry_for: 0).each do |channel, last_id|
               @floors[channel] ||= last_id
               asked[channel] -= [0, last_id - @floors[channel]].max
             end

@@ -30,8 +30,11 @@ from messagebus_client import (
 )
 from tests.clients.conftest import Host
 from tests.conftest import StartDaemon
+from tests.ruby.stores import PostgresPlace, RedisPlace
 from tests.support.daemon import Daemon
 from tests.support.fault_proxy import FaultProxy
+from tests.support.postgres_server import PostgresServer
+from tests.support.redis_server import RedisServer
 
 WAIT_SECONDS = 15.0
 
@@ -405,6 +408,49 @@ async def test_a_daemon_that_restarts_is_followed(
     await daemon.publish("/a", "anew")
     await listener.received(1, 2, 3, "anew")
     await end()
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def place(request: pytest.FixtureRequest) -> Iterator[RedisPlace | PostgresPlace]:
+    """An empty store on a server."""
+    if request.param == "redis":
+        redis: RedisServer = request.getfixturevalue("redis_server")
+        redis.flush()
+        yield RedisPlace(redis)
+    else:
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        name = postgres.create_database()
+        yield PostgresPlace(postgres, name)
+        postgres.drop_database(name)
+
+
+async def test_other_stores_count_otherwise(place: RedisPlace | PostgresPlace, host: Host) -> None:
+    """With PostgreSQL the ids of a channel have holes, which are no gaps."""
+    daemon = await host({"backend": place.backend})
+    for number in range(4):
+        await daemon.publish("/a", number)
+        await daemon.publish("/b", -number)
+    async with FaultProxy(port_of(daemon)) as proxy:
+        listener = Listener()
+        url = f"http://127.0.0.1:{proxy.port}"
+        options = {"on_notice": listener.notices.append}
+        positions = {"/a": -3, "/b": 0, "/c": -2}
+        end = await _asynchronous(listener, url, daemon.key, False, (positions,), options)
+        await listener.counted(6)
+        proxy.reset()
+        for number in range(4, 8):
+            await daemon.publish("/a", number)
+            await daemon.publish("/b", -number)
+            await daemon.publish("/c", 10 * number)
+        await listener.counted(18)
+        await end()
+    for channel, data in (
+        ("/a", [2, 3, 4, 5, 6, 7]),
+        ("/b", [0, -1, -2, -3, -4, -5, -6, -7]),
+        ("/c", [40, 50, 60, 70]),
+    ):
+        assert [each.data for each in listener.messages if each.channel == channel] == data
+    assert {type(each) for each in listener.notices} == {Interrupted}
 
 
 async def test_what_is_gone_is_told(daemon: Daemon, listen: Listen) -> None:

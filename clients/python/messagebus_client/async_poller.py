@@ -55,7 +55,8 @@ class AsyncPoller:
     * ``min_poll_interval`` (0.1) and ``max_poll_interval`` (180): bounds of the time between polls,
       which grows when they fail
     * ``callback_interval`` (15): polls that bring nothing start so far apart, if they end sooner
-    * ``headers``: sent with every poll, or a function that makes them, for tokens that expire
+    * ``headers``: sent with every poll, or a function that makes them, for tokens that expire; one
+      that raises is asked again later
 
     ``ssl_context`` is for servers with certificates of their own authority.
     """
@@ -159,7 +160,7 @@ class AsyncPoller:
                     continue
                 if await self._pause(outcome, sent_at) and self._state.has_channels():
                     sent_at = loop.time()
-                    outcome = await self._poll(client, self._state.poll())
+                    outcome = await self._poll(client)
 
     async def _pause(self, outcome: Outcome, sent_at: float) -> bool:
         """Wait until the next poll is due. False if nobody is left who wants one."""
@@ -180,8 +181,13 @@ class AsyncPoller:
                 return False
         return True
 
-    async def _poll(self, client: httpx2.AsyncClient, poll: Poll[Any]) -> Outcome:
+    async def _poll(self, client: httpx2.AsyncClient) -> Outcome:
         loop = asyncio.get_running_loop()
+        try:
+            poll = self._state.poll()
+        except Exception:
+            _log.exception("the headers of a poll could not be made")
+            return self._state.failed()
         first_chunk_at = loop.time() + FIRST_CHUNK_SECONDS if poll.streams else None
         try:
             with translated():
@@ -202,7 +208,7 @@ class AsyncPoller:
         request = client.build_request(
             "POST", self._url + poll.path, content=poll.body, headers=dict(poll.headers)
         )
-        answer = await self._unless_changed(client.send(request, stream=True), until, poll)
+        answer = await self._unless_changed(client.send(request, stream=True), until)
         try:
             yield answer
         finally:
@@ -221,7 +227,7 @@ class AsyncPoller:
         until = first_chunk_at if splitter is not None else None
         async with aclosing(answer.aiter_bytes()) as parts:
             while True:
-                part = await self._unless_changed(anext(parts, b""), until, poll)
+                part = await self._unless_changed(anext(parts, b""), until)
                 if part is None:
                     return Changed()
                 if not part:
@@ -255,9 +261,7 @@ class AsyncPoller:
         if self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
-    async def _unless_changed(
-        self, waiting: Awaitable[Any], until: float | None, poll: Poll[Any]
-    ) -> Any:
+    async def _unless_changed(self, waiting: Awaitable[Any], until: float | None) -> Any:
         """Wait for it. None if the poll is to be given up: for a change, or after ``until``."""
         try:
             async with asyncio.timeout_at(until) as self._waiting:

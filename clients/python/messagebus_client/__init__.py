@@ -1,6 +1,6 @@
 """Publish to messagebusd, follow its channels, and receive as a page does."""
 
-from messagebus_client._poller import PollerStatus
+from messagebus_client._poller import PollerOptions, PollerStats, PollerStatus
 from messagebus_client.async_client import AsyncClient, AsyncSubscription
 from messagebus_client.async_poller import AsyncPoller
 from messagebus_client.caches import (
@@ -30,6 +30,7 @@ from messagebus_client.types import (
     Notice,
     Publication,
     Published,
+    PublishOptions,
     Restarted,
 )
 from messagebus_client.webhooks import VerifiedWebhook, WebhookVerifier
@@ -55,8 +56,11 @@ __all__ = [
     "NotAllowed",
     "Notice",
     "Poller",
+    "PollerOptions",
+    "PollerStats",
     "PollerStatus",
     "Publication",
+    "PublishOptions",
     "Published",
     "RequestRefused",
     "Restarted",

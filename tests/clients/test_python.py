@@ -36,7 +36,7 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
 
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 
 
 class Blocking:

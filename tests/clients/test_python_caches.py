@@ -20,7 +20,7 @@ from tests.clients.conftest import Host
 from tests.support.daemon import Daemon
 from tests.support.fault_proxy import FaultProxy
 
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tests.support.program import find_program
 FOLDER = Path(__file__).parents[2] / "clients" / "python"
 README = (FOLDER / "README.md").read_text()
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 
 
 def examples(*words: str) -> list[str]:

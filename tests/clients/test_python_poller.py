@@ -20,7 +20,7 @@ from tests.clients.conftest import Host
 from tests.support.daemon import Daemon
 from tests.support.fault_proxy import FaultProxy
 
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 # Answers come at once, so that tests need not wait for schedules.
 QUICK = {"min_poll_interval": 0.01, "callback_interval": 0.05, "background_callback_interval": 0.05}
 

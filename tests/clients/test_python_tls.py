@@ -16,7 +16,7 @@ from tests.clients.conftest import Host
 from tests.support.daemon import Daemon
 from tests.support.program import find_program
 
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from tests.support.program import find_program
 FOLDER = Path(__file__).parents[2] / "clients" / "ruby"
 README = (FOLDER / "README.md").read_text()
 RUN_SECONDS = 50.0
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 
 
 def environment(url: str, key: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ require_relative "../lib/messagebusd/client"
 class DaemonTest < Minitest::Test
   URL = ENV.fetch("MESSAGEBUSD_URL")
   KEY = ENV.fetch("MESSAGEBUSD_KEY")
-  WAIT_SECONDS = 15
+  WAIT_SECONDS = 30
 
   def setup
     @bus = Messagebusd::Client.new(URL, key: KEY)

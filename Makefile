@@ -49,11 +49,12 @@ packages: ## Install the system packages that the tests need (asks for sudo unle
 
 .PHONY: test
 test: packages install ## Set everything up and run every test
-	$(PYTEST) tests $(PARALLEL)
+	$(PYTEST) tests clients/python/tests $(PARALLEL)
 
 .PHONY: unit
 unit: install ## Run the fast tests: no servers, no browser
-	$(PYTEST) tests/unit tests/backends/test_memory.py tests/test_floors.py -q $(PARALLEL)
+	$(PYTEST) tests/unit tests/backends/test_memory.py tests/test_floors.py clients/python/tests \
+		-q $(PARALLEL)
 
 .PHONY: check
 check: install ## Format, lint, types, floors
@@ -85,9 +86,10 @@ bench: install ## Measure parked memory, fan-out, polls and publishes
 	$(BIN)/python -m bench
 
 .PHONY: build
-build: install ## Build wheel and sdist into dist/
+build: install ## Build wheels and sdists of daemon and Python client into dist/
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python -m build
+	$(BIN)/python -m build clients/python --outdir dist
 
 .PHONY: clean
 clean: ## Remove everything that make made

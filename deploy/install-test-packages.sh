@@ -13,6 +13,7 @@ compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgre
 command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer)
 # What the documentation's examples are written in: they are run.
 command -v ruby >/dev/null || packages+=(ruby)
+ruby -e 'require "minitest"' 2>/dev/null || packages+=(ruby-minitest)
 ruby -e 'require "redis"' 2>/dev/null || packages+=(ruby-redis)
 ruby -e 'require "pg"' 2>/dev/null || packages+=(ruby-pg)
 ruby -e 'require "rails"; require "action_controller/railtie"' 2>/dev/null || packages+=(ruby-railties)

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from messagebus_client import AsyncClient, AsyncDistributedCache, AsyncDistributedCaches
 from tests.ruby.conftest import StartRuby
 from tests.ruby.peer import Message, Poller, RubyError
 from tests.ruby.stores import StorePlace
@@ -346,3 +347,36 @@ async def test_the_distributed_cache(bus: Daemon, start_ruby: StartRuby) -> None
             "/distributed_hash",
             {"op": "clear", "origin": "elsewhere", "hash_key": "settings"},
         )
+
+
+async def test_the_python_clients_distributed_cache(bus: Daemon, start_ruby: StartRuby) -> None:
+    ruby = await start_ruby()
+    await ruby.ask("cache_open", cache="settings")
+
+    async def hold(ours: AsyncDistributedCache, **expected: Any) -> None:
+        async with asyncio.timeout(10):
+            while ours.snapshot() != expected:
+                await asyncio.sleep(0.01)
+            while await ruby.ask("cache_contents", cache="settings") != expected:
+                await asyncio.sleep(0.01)
+
+    async with (
+        AsyncClient(bus.internal_url, bus.key) as client,
+        AsyncDistributedCaches(client) as caches,
+    ):
+        cache = caches["settings"]
+        await ruby.ask("cache_set", cache="settings", key="title", value="Größe")
+        await hold(cache, title="Größe")
+        await cache.set("title", "ours")
+        await cache.set("list", [1, {"a": None}])
+        await hold(cache, title="ours", list=[1, {"a": None}])
+        await ruby.ask("cache_delete", cache="settings", key="title")
+        await hold(cache, list=[1, {"a": None}])
+        # What Ruby marshals is not read here, and what was there before is not right any more.
+        await ruby.ask("cache_set", cache="settings", key="list", value=[2])
+        await ruby.ask("cache_set", cache="settings", key="after", value=1)
+        async with asyncio.timeout(10):
+            while cache.snapshot() != {"after": 1}:
+                await asyncio.sleep(0.01)
+        await cache.clear()
+        await hold(cache)

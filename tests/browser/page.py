@@ -18,7 +18,7 @@ from playwright.async_api import BrowserContext, Page, Request, Route
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "node_modules" / "message-bus-client" / "assets" / "message-bus.js"
-ADAPTER = ROOT / "messagebusd" / "demo" / "static" / "ajax.js"
+ADAPTER = Path(__file__).parent / "ajax.js"
 TIMEOUT_SECONDS = 10.0
 
 _HTML = """<!doctype html>

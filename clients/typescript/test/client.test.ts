@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { beforeEach, describe, mock, test } from "node:test";
+import { before, beforeEach, describe, mock, test } from "node:test";
 
 import {
   CallbackError,
@@ -13,6 +13,7 @@ import { Bench } from "./support/bus.js";
 import { message, status } from "./support/server.js";
 
 let bench: Bench;
+before(() => void mock.method(console, "log", () => undefined)); // diagnostics
 beforeEach(() => {
   bench = new Bench();
 });

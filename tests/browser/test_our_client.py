@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from playwright.async_api import BrowserContext
+from playwright.async_api import BrowserContext, Error
 
 from tests.browser.page import TIMEOUT_SECONDS, BusPage, open_page
 from tests.browser.proxies import buffering_proxy
@@ -222,12 +222,19 @@ class Application:
         return web.json_response({"user_id": 7, "cache_ttl": 0})
 
 
-async def test_a_token_that_is_refreshed(tmp_path: Path, context: BrowserContext) -> None:
+async def test_a_token_that_is_refreshed(
+    bus: Daemon, tmp_path: Path, context: BrowserContext
+) -> None:
+    """And across origins, where browsers ask before they send one."""
     application = Application()
     async with application.serve() as url:
         lookup = {"mode": "webhook", "webhook": {"url": url}}
-        async with Daemon(tmp_path, {"lookup": lookup}) as daemon:
-            page = await open_ours(context, daemon.url)
+        cors = {"allow_origins": [bus.url]}
+        async with Daemon(tmp_path, {"lookup": lookup, "cors": cors}) as daemon:
+            # For loopback newer versions ask people, and older ones know no such permission.
+            with suppress(Error):
+                await context.grant_permissions(["local-network-access"])
+            page = await open_ours(context, bus.url)
             await page.page.evaluate(
                 """() => {
                     window.asked = [];
@@ -238,8 +245,8 @@ async def test_a_token_that_is_refreshed(tmp_path: Path, context: BrowserContext
                     };
                 }"""
             )
-            await page.start({"/foo": 0})
-            await state(page, "connected")
+            await page.start({"/foo": 0}, baseUrl=daemon.url)
+            await state(page, "connected", mode="streaming")
             application.token = "second"
             await page.subscribe("/bar", 0)
             await daemon.publish("/bar", "for seven", user_ids=[7])

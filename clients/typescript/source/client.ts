@@ -165,7 +165,11 @@ export class MessageBus implements Settings {
     const { signal, onGap } = options;
     if (signal?.aborted) return callback;
     const subscription = new Subscription(channel, callback, lastId, this.#reports, onGap);
-    signal?.addEventListener("abort", () => this.#remove((each) => each === subscription));
+    if (signal) {
+      const aborted = (): void => void this.#remove((each) => each === subscription);
+      signal.addEventListener("abort", aborted);
+      subscription.release = () => signal.removeEventListener("abort", aborted);
+    }
     this.callbacks.push(subscription);
     if (!this.#isStarted && !this.#isStopped) this.start();
     else this.#connection.changed();
@@ -250,6 +254,7 @@ export class MessageBus implements Settings {
     const removed = this.callbacks.filter(matches);
     for (const each of removed) {
       each.isActive = false;
+      each.release?.();
       this.callbacks.splice(this.callbacks.indexOf(each), 1);
     }
     if (removed.length > 0) this.#connection.changed();

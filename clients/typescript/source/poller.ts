@@ -112,6 +112,7 @@ export class Poller implements Connection {
   // -- waiting -------------------------------------------------------------------------------
 
   #noticed(change: Change): void {
+    if (this.#host.subscribers.length === 0) return;
     if (change === "offline") {
       this.#giveUp("offline");
       // In case it is not true: browsers err with unusual networks.
@@ -215,7 +216,7 @@ export class Poller implements Connection {
     this.#watch(poll);
     await transport.send(
       {
-        url: `${settings.baseUrl}message-bus/${settings.clientId}/poll${
+        url: `${settings.baseUrl.replace(/\/?$/, "/")}message-bus/${settings.clientId}/poll${
           this.#mode === "polling" ? "?dlp=t" : ""
         }`,
         headers: {

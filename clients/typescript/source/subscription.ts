@@ -20,6 +20,8 @@ export class Subscription implements Subscriber {
   position: number;
   confirmed = false;
   isActive = true;
+  /** Lets go of what would end it. */
+  release: (() => void) | undefined;
   /** The position of what the callback has been called with: behind `position` while paused. */
   last_id: number;
   readonly #reports: Reports;

@@ -85,7 +85,7 @@ export type TokenProvider = (request: {
 
 /** All settings. They may be changed at any time and count from the next poll on. */
 export interface Settings {
-  /** Where the bus is mounted; a path or a URL, with a trailing slash. */
+  /** Where the bus is mounted; a path or a URL. */
   baseUrl: string;
   /** What the server knows this client by. */
   clientId: string;

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { before, beforeEach, describe, mock, test } from "node:test";
 
 import {
@@ -154,6 +155,15 @@ describe("messages", () => {
     assert.deepEqual(bench.server.poll.positions, { "/a": 0 });
   });
 
+  test("what an answer has not told is asked again", async () => {
+    bench.bus.subscribe("/a", bench.noting("a"), -2);
+    await bench.pass(0);
+    await bench.server.poll.frame();
+    await bench.server.poll.end(); // at once: not all may have been read
+    await bench.pass(15_000);
+    assert.deepEqual(bench.server.poll.positions, { "/a": -2 });
+  });
+
   test("a status moves the position", async () => {
     await bench.stream(5);
     await bench.server.poll.frame(status({ "/a": 9, "/unknown": 3 }));
@@ -186,7 +196,10 @@ describe("gaps are told", () => {
   test("but not of a first position", async () => {
     await bench.stream(-1);
     await bench.server.poll.frame(status({ "/a": 9 }), message("/a", 10));
-    assert.deepEqual(bench.told("gap"), []);
+    const other = new Bench();
+    await other.stream(-3);
+    await other.server.poll.frame(message("/a", 8), message("/a", 9));
+    assert.deepEqual([...bench.told("gap"), ...other.told("gap")], []);
   });
 });
 
@@ -250,8 +263,10 @@ describe("subscribing while a poll is open", () => {
     const old = bench.server.poll;
     bench.bus.subscribe("/b", bench.noting("b"));
     await bench.pass(200);
+    const { timers } = bench.world;
     old.text(`${JSON.stringify([message("/a", 1)])}\r\n|\r\n`);
     assert.deepEqual(bench.received, []);
+    assert.equal(bench.world.timers, timers);
     await bench.server.poll.frame(message("/a", 1));
     assert.deepEqual(bench.received, [["a", 1]]);
   });
@@ -285,6 +300,10 @@ describe("unsubscribe", () => {
     assert.deepEqual(bench.bus.callbacks, []);
     bench.bus.subscribe("/a", bench.noting("a"), { signal });
     assert.deepEqual(bench.bus.callbacks, []);
+    const lasting = new AbortController();
+    bench.bus.subscribe("/b", bench.noting("b"), { signal: lasting.signal });
+    bench.bus.unsubscribe("/b");
+    assert.equal(getEventListeners(lasting.signal, "abort").length, 0);
   });
 });
 
@@ -419,6 +438,8 @@ describe("failures", () => {
 
   test("a connection that has gone silent is given up", async () => {
     await bench.stream();
+    await bench.pass(60_000);
+    await bench.server.poll.frame(message("/a", 1));
     await bench.pass(89_999);
     assert(bench.server.poll.isOpen);
     await bench.pass(1);
@@ -475,6 +496,18 @@ describe("streaming that does not work", () => {
     assert.deepEqual(bench.told("fallback"), [{ reason: "cut", requests: 30 }]);
     assert.equal(bench.received.length, 3);
     assert.deepEqual(bench.server.poll.positions, { "/a": 3 });
+  });
+
+  test("streams that are cut now and then are none of that", async () => {
+    await bench.stream();
+    for (const ending of ["cut", "cut", "end", "cut", "cut"] as const) {
+      await bench.server.poll.frame();
+      await bench.pass(25_000);
+      await bench.server.poll[ending]();
+      await bench.pass(1000);
+    }
+    assert.deepEqual(bench.told("fallback"), []);
+    assert.equal(bench.server.poll.mode, "streaming");
   });
 
   test("a transport that cannot stream is not asked to", async () => {
@@ -553,6 +586,14 @@ describe("the network", () => {
     assert.deepEqual(bench.told("error"), []);
   });
 
+  test("offline with nothing subscribed is idle", async () => {
+    bench.bus.start();
+    bench.world.connect(false);
+    bench.world.connect(true);
+    await bench.pass(60_000);
+    assert.equal(bench.bus.connection.status, "idle");
+  });
+
   test("a browser that errs about being offline is not believed for ever", async () => {
     await bench.stream();
     bench.world.connect(false);
@@ -585,6 +626,12 @@ describe("tokens", () => {
     bench.bus.subscribe("/b", bench.noting("b"));
     await bench.pass(100);
     assert.equal(bench.server.poll.exchange.headers.Authorization, "Bearer t2");
+    // The next one that expires is refreshed without a word as well.
+    const told = bench.told("error").length;
+    await bench.server.poll.refuse(401);
+    await bench.pass(100);
+    assert.equal(bench.server.poll.exchange.headers.Authorization, "Bearer t3");
+    assert.equal(bench.told("error").length, told);
   });
 
   test("one provider call at a time, also when subscriptions change meanwhile", async () => {
@@ -644,6 +691,29 @@ describe("pause", () => {
     assert.equal(bench.bus.status(), "started");
   });
 
+  test("a status does not pass what is held back", async () => {
+    await bench.stream();
+    bench.bus.pause();
+    await bench.server.poll.frame(message("/a", 1), status({ "/a": 5 }));
+    assert.deepEqual(bench.bus.exportPositions(), { "/a": 0 });
+    bench.bus.resume();
+    assert.deepEqual(bench.bus.exportPositions(), { "/a": 5 });
+  });
+
+  test("a callback that ends itself on resume is not called again", async () => {
+    const seen: unknown[] = [];
+    const once = (data: unknown): void => {
+      seen.push(data);
+      bench.bus.unsubscribe("/a", once);
+    };
+    bench.bus.subscribe("/a", once, 0);
+    await bench.pass(0);
+    bench.bus.pause();
+    await bench.server.poll.frame(message("/a", 1), message("/a", 2));
+    bench.bus.resume();
+    assert.deepEqual(seen, [1]);
+  });
+
   test("what was unsubscribed meanwhile is not called", async () => {
     await bench.stream();
     bench.bus.pause();
@@ -697,6 +767,9 @@ describe("positions", () => {
     assert.deepEqual(bench.server.poll.positions, { "/a": 7, "/bad": -1, "/b": 2 });
     await bench.server.poll.frame(message("/a", 8));
     assert.deepEqual(bus.exportPositions(), { "/a": 8, "/b": 2 });
+    bus.subscribe("/a", bench.noting("behind"), 3);
+    bus.subscribe("/a", bench.noting("ahead"), 9);
+    assert.deepEqual(bus.exportPositions(), { "/a": 3, "/b": 2 });
   });
 });
 

@@ -18,7 +18,7 @@ from messagebusd.errors import NotFound
 from messagebusd.http.problems import problem_response
 
 FOLDER = Path(messagebusd.__file__).parent / "browser"
-# The client; what lets all tabs share one connection; the worker of that.
+# The client; the same with what lets all tabs share one connection; the worker of that.
 NAMES = ("client.js", "sharing.js", "worker.js")
 
 # Bytes, entity tag, headers.

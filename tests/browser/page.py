@@ -21,11 +21,11 @@ CLIENT = ROOT / "node_modules" / "message-bus-client" / "assets" / "message-bus.
 ADAPTER = Path(__file__).parent / "ajax.js"
 TIMEOUT_SECONDS = 10.0
 
-Client = Literal["original", "ours"]
+Client = Literal["original", "ours", "ours, sharing"]
 _SCRIPTS: dict[Client, str] = {
     "original": '<script src="message-bus.js"></script>\n<script src="ajax.js"></script>',
-    "ours": '<script src="/message-bus/client.js"></script>\n'
-    '<script src="/message-bus/sharing.js"></script>',
+    "ours": '<script src="/message-bus/client.js"></script>',
+    "ours, sharing": '<script src="/message-bus/sharing.js"></script>',
 }
 _HTML = """<!doctype html>
 <title>bus</title>

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from playwright.async_api import BrowserContext, Error
 
-from tests.browser.page import TIMEOUT_SECONDS, BusPage, open_page
+from tests.browser.page import TIMEOUT_SECONDS, BusPage, Client, open_page
 from tests.browser.proxies import buffering_proxy
 from tests.browser.relay import Relay
 from tests.support.daemon import Daemon
@@ -31,8 +31,10 @@ WITHOUT_FETCH = "delete window.fetch;"
 WITHOUT_STREAMS = "delete window.ReadableStream;"
 
 
-async def open_ours(context: BrowserContext, origin: str, before: str = "") -> BusPage:
-    page = await open_page(context, origin, "ours", before)
+async def open_ours(
+    context: BrowserContext, origin: str, before: str = "", client: Client = "ours"
+) -> BusPage:
+    page = await open_page(context, origin, client, before)
     await page.page.evaluate(NOTE_EVENTS)
     return page
 
@@ -261,6 +263,10 @@ async def test_a_token_that_is_refreshed(
 WAYS = pytest.mark.parametrize("way", ["worker", "page"])
 
 
+async def open_sharing(context: BrowserContext, origin: str, before: str = "") -> BusPage:
+    return await open_ours(context, origin, before, "ours, sharing")
+
+
 async def share(page: BusPage, way: str, channel: str, **settings: object) -> None:
     options = {"name": channel} | ({"worker": "/message-bus/worker.js"} if way == "worker" else {})
     await page.page.evaluate("options => MessageBus.share(options)", options)
@@ -271,7 +277,7 @@ async def share(page: BusPage, way: str, channel: str, **settings: object) -> No
 async def three_tabs(context: BrowserContext, bus: Daemon, way: str, channel: str) -> list[BusPage]:
     pages = []
     for _ in range(3):
-        pages.append(await open_ours(context, bus.url))
+        pages.append(await open_sharing(context, bus.url))
         await share(pages[-1], way, channel)
     return pages
 
@@ -334,7 +340,7 @@ async def test_tabs_come_and_go(
 async def test_a_worker_that_is_not_there(
     bus: Daemon, context: BrowserContext, channel: str
 ) -> None:
-    page = await open_ours(context, bus.url)
+    page = await open_sharing(context, bus.url)
     options = {"name": channel, "worker": "/message-bus/missing.js"}
     await page.page.evaluate("options => MessageBus.share(options)", options)
     await page.start({channel: 0})
@@ -345,7 +351,7 @@ async def test_a_browser_that_cannot_share(
     bus: Daemon, context: BrowserContext, channel: str
 ) -> None:
     without = "Object.defineProperty(navigator, 'locks', {value: undefined});"
-    page = await open_ours(context, bus.url, without)
+    page = await open_sharing(context, bus.url, without)
     await page.page.evaluate("MessageBus.share()")
     await page.start({channel: 0})
     assert "sharedBy" not in await state(page, "connected", mode="streaming")
@@ -356,10 +362,10 @@ async def test_a_shown_page_takes_over_from_a_hidden_one(
 ) -> None:
     """Browsers slow the timers of hidden pages down: the shown one had to wait for them."""
     hide = "Object.defineProperty(document, 'hidden', {get: () => window.isHidden ?? false});"
-    first = await open_ours(context, bus.url, hide)
+    first = await open_sharing(context, bus.url, hide)
     await share(first, "page", channel)
     [before] = await until_parked(bus, channel, 1)
-    second = await open_ours(context, bus.url, hide)
+    second = await open_sharing(context, bus.url, hide)
     await share(second, "page", channel)
     await first.page.evaluate(
         "isHidden = true; document.dispatchEvent(new Event('visibilitychange'))"
@@ -380,7 +386,7 @@ async def test_tokens_come_from_a_page(tmp_path: Path, context: BrowserContext, 
     async with application.serve() as url:
         lookup = {"mode": "webhook", "webhook": {"url": url}}
         async with Daemon(tmp_path, {"lookup": lookup}) as daemon:
-            page = await open_ours(context, daemon.url)
+            page = await open_sharing(context, daemon.url)
             await page.page.evaluate("MessageBus.tokenProvider = () => 'first'")
             await share(page, way, "/foo")
             await daemon.publish("/foo", "for seven", user_ids=[7])

@@ -1,9 +1,9 @@
-/** The classic script `sharing.js`, loaded after `message-bus.js`: adds `MessageBus.share`. */
+/** The classic script `sharing.js`, instead of `message-bus.js`: with `MessageBus.share`. */
 
-import type { MessageBus } from "../client.js";
 import { sharedConnection, type SharingOptions } from "../sharing/index.js";
+import { publish } from "./global.js";
 
-const bus = (globalThis as unknown as { MessageBus: MessageBus }).MessageBus;
+const bus = publish();
 Object.assign(bus, {
   share: (options?: SharingOptions) => bus.connectBy(sharedConnection(options)),
 });

@@ -14,6 +14,10 @@ type Envelope =
   | { readonly to: "page"; readonly page: string; readonly hub: string; readonly message: ToPage }
   /** Who leads now, and whether that page is hidden. */
   | { readonly to: "all"; readonly hub: string; readonly isHidden: boolean }
+  /** This one leads no more. Who hears of a new leader first, and of the old one's beginning
+   * afterwards, asks again. */
+  | { readonly to: "all"; readonly over: string }
+  /** Who leads? */
   | { readonly to: "leader" };
 
 export function electedLink(name: string, page: string, told: LinkListener): Link {
@@ -30,6 +34,10 @@ export function electedLink(name: string, page: string, told: LinkListener): Lin
   channel.onmessage = ({ data }: MessageEvent<Envelope>) => {
     if (data.to === "page" && data.page === page && data.hub === hub) {
       told.receive(data.message);
+    } else if (data.to === "all" && "over" in data) {
+      if (data.over !== hub) return;
+      hub = undefined;
+      post({ to: "leader" });
     } else if (data.to === "all") {
       leaderIsHidden = data.isHidden;
       if (data.hub !== hub) {
@@ -111,6 +119,7 @@ class Leadership {
   }
 
   end(): void {
+    this.#channel.postMessage({ to: "all", over: this.#id } satisfies Envelope);
     this.#hub.close();
     this.#channel.close();
     this.#end();

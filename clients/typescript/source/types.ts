@@ -78,7 +78,10 @@ export interface Events {
   fallback: Fallback;
 }
 
-/** Gives the bearer token for polls; `refresh` says that the last one was refused (401). */
+/**
+ * Gives the bearer token for polls, which is kept until it is refused (401): then `refresh` is true.
+ * Nothing stands for no token.
+ */
 export type TokenProvider = (request: {
   readonly refresh: boolean;
 }) => string | null | undefined | Promise<string | null | undefined>;
@@ -120,7 +123,7 @@ export interface Settings {
   staleTimeout: number;
   /** Whether cookies are sent; as in `fetch`. */
   credentials: RequestCredentials;
-  /** Where bearer tokens come from. Called again with `refresh` after a 401. */
+  /** Where bearer tokens come from. Set another one when another user logs in. */
   tokenProvider: TokenProvider | undefined;
   /** What carries the polls; chosen by what the platform can do if undefined. */
   transport: Transport | undefined;

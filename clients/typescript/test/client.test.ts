@@ -603,35 +603,49 @@ describe("the network", () => {
 });
 
 describe("tokens", () => {
-  test("are sent, refreshed once after 401, and not in vain", async () => {
+  test("are kept, refreshed once after 401, and not in vain", async () => {
     const asked: boolean[] = [];
     let token = 0;
     bench.bus.tokenProvider = ({ refresh }) => {
       asked.push(refresh);
-      return refresh ? `t${++token}` : `t${token}`;
+      return `t${token++}`;
     };
+    const sent = (): unknown => bench.server.poll.exchange.headers.Authorization;
     bench.bus.subscribe("/a", bench.noting("a"));
     await bench.pass(0);
-    assert.equal(bench.server.poll.exchange.headers.Authorization, "Bearer t0");
+    assert.equal(sent(), "Bearer t0");
     await bench.server.poll.refuse(401);
     await bench.pass(100);
-    assert.equal(bench.server.poll.exchange.headers.Authorization, "Bearer t1");
+    assert.equal(sent(), "Bearer t1");
     assert.deepEqual(bench.told("error"), []);
     await bench.server.poll.refuse(401);
     const [error] = bench.told("error");
     assert(error instanceof HttpError && error.status === 401);
     await bench.pass(550);
     await bench.server.poll.frame();
-    assert.deepEqual(asked, [false, true, true]);
     bench.bus.subscribe("/b", bench.noting("b"));
     await bench.pass(100);
-    assert.equal(bench.server.poll.exchange.headers.Authorization, "Bearer t2");
+    assert.equal(sent(), "Bearer t2");
     // The next one that expires is refreshed without a word as well.
     const told = bench.told("error").length;
     await bench.server.poll.refuse(401);
     await bench.pass(100);
-    assert.equal(bench.server.poll.exchange.headers.Authorization, "Bearer t3");
+    assert.equal(sent(), "Bearer t3");
     assert.equal(bench.told("error").length, told);
+    assert.deepEqual(asked, [false, true, true, true]);
+  });
+
+  test("of another user come from another provider", async () => {
+    bench.bus.tokenProvider = () => "ada";
+    await bench.stream();
+    bench.bus.tokenProvider = ({ refresh }) => `grace ${refresh}`;
+    bench.bus.subscribe("/b", bench.noting("b"));
+    await bench.pass(100);
+    assert.equal(bench.server.poll.exchange.headers.Authorization, "Bearer grace false");
+    bench.bus.tokenProvider = () => null;
+    bench.bus.subscribe("/c", bench.noting("c"));
+    await bench.pass(100);
+    assert.equal(bench.server.poll.exchange.headers.Authorization, undefined);
   });
 
   test("one provider call at a time, also when subscriptions change meanwhile", async () => {
@@ -660,6 +674,9 @@ describe("tokens", () => {
     assert(error instanceof TokenError);
     assert.equal(bench.server.polls.length, 0);
     assert.equal(bench.bus.connection.status, "failing");
+    bench.bus.tokenProvider = () => "now";
+    await bench.pass(550);
+    assert.equal(bench.server.polls.length, 1);
   });
 
   test("without a provider 401 is a failure", async () => {

@@ -5,7 +5,7 @@ import { platform, type Change, type Environment } from "../environment.js";
 import { Poller } from "../poller.js";
 import type { Subscriber } from "../positions.js";
 import { defaultSettings } from "../settings.js";
-import type { Settings } from "../types.js";
+import type { Settings, TokenProvider } from "../types.js";
 import { plainError, type PageState, type SharedSubscription, type ToHub, type ToPage } from "./protocol.js";
 
 /** A page that was asked for a token and says nothing is passed over. */
@@ -146,7 +146,7 @@ export class SharingHub {
     const { hasTokenProvider, clientId: _, ...settings } = page.state.settings;
     Object.assign(this.#settings, settings);
     const hasAny = hasTokenProvider || [...this.#pages.values()].some(providesTokens);
-    this.#settings.tokenProvider = hasAny ? ({ refresh }) => this.#token(refresh) : undefined;
+    this.#settings.tokenProvider = hasAny ? this.#provideToken : undefined;
     this.#notice();
   }
 
@@ -167,7 +167,7 @@ export class SharingHub {
   }
 
   /** Ask the pages, visible ones first, until one has a token. Rejects if none has. */
-  async #token(refresh: boolean): Promise<string | null | undefined> {
+  readonly #provideToken: TokenProvider = async ({ refresh }) => {
     let problem: unknown = new Error("no page provides tokens");
     const pages = [...this.#pages.values()].filter(providesTokens);
     for (const page of pages.sort((a, b) => Number(b.state.mayWait) - Number(a.state.mayWait))) {
@@ -178,7 +178,7 @@ export class SharingHub {
       }
     }
     throw problem;
-  }
+  };
 
   #askForToken(page: Page, refresh: boolean): Promise<string | null | undefined> {
     return new Promise((resolve, reject) => {

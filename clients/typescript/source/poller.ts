@@ -58,7 +58,8 @@ export class Poller implements Connection {
   #cuts = 0;
   #withoutStreaming = 0;
   #mode: Mode | undefined;
-  #state = "";
+  #status: ConnectionState["status"] = "stopped";
+  #told = "";
 
   constructor(host: Host) {
     this.#host = host;
@@ -175,7 +176,7 @@ export class Poller implements Connection {
       accepted: false,
     };
     this.#poll = poll;
-    if (this.#failuresInARow > 0 || this.#mode === undefined) this.#tell({ status: "connecting" });
+    if (this.#status !== "connected") this.#tell({ status: "connecting" });
     void this.#run(poll);
   }
 
@@ -345,9 +346,10 @@ export class Poller implements Connection {
   #tell(part: Omit<ConnectionState, "mode" | "transport">): void {
     const transport = this.#host.settings.transport ?? this.#chosen;
     const state: ConnectionState = { ...part, mode: this.#mode, transport: transport?.name };
-    const key = JSON.stringify(state);
-    if (key === this.#state) return;
-    this.#state = key;
+    this.#status = part.status;
+    const told = JSON.stringify(state);
+    if (told === this.#told) return;
+    this.#told = told;
     this.#host.emit("state", state);
   }
 }

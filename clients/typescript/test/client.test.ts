@@ -854,6 +854,22 @@ describe("events", () => {
     });
   });
 
+  test("tell of a way from idle to connected, and of another mode", async () => {
+    await bench.stream();
+    bench.bus.unsubscribe("/a");
+    bench.bus.subscribe("/a", bench.noting("a"), 0);
+    bench.bus.enableLongPolling = false;
+    await bench.pass(100);
+    await bench.server.poll.json();
+    assert.deepEqual(
+      bench.told("state").map((state) => `${state.status} ${state.mode}`),
+      [
+        ...["connecting undefined", "connected streaming", "idle streaming"],
+        ...["connecting streaming", "connected polling"],
+      ],
+    );
+  });
+
   test("a listener can be taken off, and one that throws stops nobody", async () => {
     const shown = mock.method(console, "error", () => undefined);
     const seen: string[] = [];

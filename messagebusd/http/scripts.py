@@ -58,7 +58,7 @@ class ClientScripts:
             missing = NotFound(
                 "the browser client is not part of this installation; `make clients` builds it"
             )
-            return problem_response(request, missing, {"Cache-Control": "no-store"})
+            return problem_response(request, missing, [("Cache-Control", "no-store")])
         return script.answer(request)
 
 

@@ -311,8 +311,9 @@ export class Poller implements Connection {
     if (wrapped instanceof RateLimitError) {
       const delay = this.#delay({ kind: "rate_limited", retryAfter: wrapped.retryAfter });
       this.#wait("server", delay);
-      this.#host.emit("error", wrapped);
       this.#tell({ status: "rate-limited", retryIn: delay });
+      // Last, because a listener may stop the client.
+      this.#host.emit("error", wrapped);
       return;
     }
     if (poll.streaming && poll.accepted && ++this.#cuts >= CUTS_UNTIL_FALLBACK) {
@@ -327,8 +328,9 @@ export class Poller implements Connection {
     const retryAfter = error instanceof HttpError ? error.retryAfter : undefined;
     const delay = this.#delay({ kind: "failed", failures: this.#failuresInARow, retryAfter });
     this.#wait(retryAfter === undefined ? "failure" : "server", delay);
-    this.#host.emit("error", error);
     this.#tell({ status: "failing", retryIn: delay });
+    // Last, because a listener may stop the client.
+    this.#host.emit("error", error);
   }
 
   /** News that came while the poll was open have arranged an earlier one. */

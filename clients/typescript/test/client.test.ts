@@ -386,6 +386,15 @@ describe("failures", () => {
     assert.equal(bench.bus.diagnostics().failures, 4);
   });
 
+  test("a listener may stop the client, say after a logout", async () => {
+    bench.bus.on("error", () => bench.bus.stop());
+    bench.bus.subscribe("/a", bench.noting("a"));
+    await bench.pass(0);
+    await bench.server.poll.refuse(403);
+    assert.equal(bench.bus.connection.status, "stopped");
+    assert.equal(bench.world.timers, 0);
+  });
+
   test("a refusal is told with the server's problem", async () => {
     bench.bus.subscribe("/a", bench.noting("a"));
     await bench.pass(0);

@@ -155,10 +155,10 @@ async def test_offline_and_back(bus: Daemon, context: BrowserContext, channel: s
     await state(page, "offline")
     await until_parked(bus, channel, 0)
     await bus.publish(channel, "meanwhile")
+    assert await told(page, "error") == []
     await context.set_offline(False)
     await page.wait_for("meanwhile")
     await state(page, "connected")
-    assert await told(page, "error") == []
 
 
 async def test_a_server_that_restarts(tmp_path: Path, context: BrowserContext) -> None:

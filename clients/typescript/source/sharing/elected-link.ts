@@ -59,11 +59,11 @@ export function electedLink(name: string, page: string, told: LinkListener): Lin
         return led.ended;
       })
       .catch(() => {
-        if (!led) return; // another request has taken this one's place
-        // Stolen: another page polls now, and this one waits its turn again.
-        led.end();
-        leadership = undefined;
-        if (!isClosed) lead(false);
+        led?.end();
+        if (leadership === led) leadership = undefined;
+        // Stolen, perhaps before it was of use: another page polls now, and this one waits its
+        // turn again; unless another request has taken this one's place.
+        if (!isClosed && queued === request) lead(false);
       });
   };
   lead(false);

@@ -337,11 +337,12 @@ async def test_tabs_come_and_go(
     await until_parked(bus, channel, 0)
 
 
-async def test_a_worker_that_is_not_there(
-    bus: Daemon, context: BrowserContext, channel: str
+@pytest.mark.parametrize("worker", ["/message-bus/missing.js", "https://other.example/worker.js"])
+async def test_a_worker_that_cannot_start(
+    bus: Daemon, context: BrowserContext, channel: str, worker: str
 ) -> None:
     page = await open_sharing(context, bus.url)
-    options = {"name": channel, "worker": "/message-bus/missing.js"}
+    options = {"name": channel, "worker": worker}
     await page.page.evaluate("options => MessageBus.share(options)", options)
     await page.start({channel: 0})
     await state(page, "connected", sharedBy="page")

@@ -1,6 +1,7 @@
 /** A page that gets its messages from a hub. */
 
 import type { Connection, Diagnostics, Host } from "../connection.js";
+import { MessageBusError } from "../errors/base.js";
 import { move, receive, type Subscriber } from "../positions.js";
 import { randomId } from "../settings.js";
 import type { Link, LinkListener } from "./link.js";
@@ -42,11 +43,14 @@ export class Member implements Connection {
     });
     const page = randomId();
     this.#host.emit("state", { status: "connecting", mode: undefined, transport: undefined });
-    void hold(lifeLock(page)).then((release) => {
-      if (this.#life !== life) return release();
-      this.#release = release;
-      this.#open(page);
-    });
+    hold(lifeLock(page)).then(
+      (release) => {
+        if (this.#life !== life) return release();
+        this.#release = release;
+        this.#open(page);
+      },
+      (cause: unknown) => this.#cannot(cause),
+    );
   }
 
   stop(): void {
@@ -80,25 +84,33 @@ export class Member implements Connection {
   }
 
   #open(page: string): void {
-    const way = this.#ways[0];
+    const [way, ...others] = this.#ways;
     if (!way) return;
+    const next = (cause?: unknown): void => {
+      if (others.length === 0) return this.#cannot(cause);
+      this.#ways.shift();
+      this.#close();
+      this.#open(page);
+    };
     // A link may find a hub while it is being opened.
     let isWaiting = false;
-    const join = (): void => {
+    const newHub = (): void => {
       if (this.#link) this.#join();
       else isWaiting = true;
     };
-    this.#link = way(page, {
-      receive: (message) => this.#receive(message),
-      newHub: join,
-      failed: () => {
-        if (this.#ways.length > 1) this.#ways.shift();
-        this.#close();
-        this.#open(page);
-      },
-    });
+    const receive = (message: ToPage): void => this.#receive(message);
+    try {
+      this.#link = way(page, { receive, newHub, failed: next });
+    } catch (cause) {
+      return next(cause);
+    }
     this.#link.shown(!this.#host.environment.isHidden());
     if (isWaiting) this.#join();
+  }
+
+  /** Nothing is left to try: a sandboxed page, for example, has nothing in common with others. */
+  #cannot(cause: unknown): void {
+    this.#host.emit("error", new MessageBusError("pages cannot share here", { cause }));
   }
 
   #close(): void {

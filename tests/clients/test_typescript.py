@@ -59,10 +59,12 @@ def test_the_package_in_node(application: Path) -> None:
         import * as client from "messagebusd-client";
         import { sharedConnection } from "messagebusd-client/sharing";
         import { Publisher } from "messagebusd-client/publisher";
+        import { WebhookVerifier } from "messagebusd-client/webhook";
         import { readFileSync } from "node:fs";
         const classic = new URL(import.meta.resolve("messagebusd-client/classic/message-bus.js"));
         const bus = new client.MessageBus({connect: sharedConnection()});
         new Publisher({url: "http://127.0.0.1:1"});
+        new WebhookVerifier("a secret");
         console.log(JSON.stringify([Object.keys(client).sort(), bus.status(),
             readFileSync(classic).length > 1000]));
         """

@@ -79,7 +79,7 @@ export interface PublisherOptions {
   /** Where the daemon's API listens: `http://127.0.0.1:8091`. */
   url: string | URL;
   /** An API key; the header is left out if missing. */
-  key?: string;
+  key?: string | undefined;
   fetch?: typeof globalThis.fetch;
   /** How often a request is sent again when the daemon cannot be reached or is busy. */
   retries?: number;

@@ -1,16 +1,16 @@
-# The browser client of the demo comes from npm.
+# The browser client, which the daemon serves.
 FROM node:20-slim AS client
-WORKDIR /build
-COPY package.json package-lock.json ./
+WORKDIR /build/clients/typescript
+COPY clients/typescript/package.json clients/typescript/package-lock.json ./
 RUN npm ci --no-audit --no-fund
-COPY messagebusd/demo messagebusd/demo
-RUN npm run vendor
+COPY clients/typescript ./
+RUN npm run build && npm run vendor
 
 FROM python:3.12-slim AS build
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY messagebusd messagebusd
-COPY --from=client /build/messagebusd/demo/static/vendor messagebusd/demo/static/vendor
+COPY --from=client /build/messagebusd/browser messagebusd/browser
 RUN python -m venv /opt/messagebusd && /opt/messagebusd/bin/pip install --no-cache-dir .
 
 FROM python:3.12-slim

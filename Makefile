@@ -9,7 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-VENDOR := messagebusd/demo/static/vendor
+CLIENT := clients/typescript
+BUNDLE := messagebusd/browser/client.js
 PYTEST := $(BIN)/python -m pytest
 # Tests mostly wait: for servers, and for the interpreter to start.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
@@ -27,7 +28,7 @@ demo: install ## Set everything up and serve the demo chat
 	$(BIN)/messagebusd demo
 
 .PHONY: install
-install: $(VENV)/.installed $(VENDOR)/message-bus.js ## Make the Python environment, fetch the browser client
+install: $(VENV)/.installed node_modules/.installed $(BUNDLE) ## Make the Python environment, build the browser client
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
@@ -37,11 +38,26 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
 
-$(VENDOR)/message-bus.js: package.json package-lock.json
+node_modules/.installed: package.json package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: apt-get install npm" >&2; exit 1; }
 	npm ci --silent --no-audit --no-fund
-	npm run --silent vendor
 	@touch $@
+
+$(CLIENT)/node_modules/.installed: $(CLIENT)/package.json $(CLIENT)/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: apt-get install npm" >&2; exit 1; }
+	cd $(CLIENT) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+$(BUNDLE): $(CLIENT)/node_modules/.installed $(CLIENT)/build.mjs $(CLIENT)/tsconfig.json $(shell find $(CLIENT)/source -name '*.ts')
+	cd $(CLIENT) && npm run --silent build && npm run --silent vendor
+	@touch $@
+
+.PHONY: clients
+clients: $(BUNDLE) ## Build the clients; the daemon serves the browser's from messagebusd/browser
+
+.PHONY: clients-test
+clients-test: install ## Run the clients' own tests
+	cd $(CLIENT) && npm test
 
 .PHONY: packages
 packages: ## Install the system packages that the tests need (asks for sudo unless root)
@@ -93,4 +109,4 @@ build: install ## Build wheels and sdists of daemon and Python client into dist/
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf $(VENV) node_modules $(VENDOR) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) node_modules messagebusd/browser dist $(addprefix $(CLIENT)/,node_modules dist build) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,7 +11,8 @@ from yarl import URL
 
 from messagebusd import server
 from messagebusd.demo import questions
-from messagebusd.demo.chat import LOOKUP, VENDORED, Chat
+from messagebusd.demo.chat import LOOKUP, Chat
+from messagebusd.http.scripts import FOLDER
 from messagebusd.settings import Settings
 
 
@@ -20,10 +21,9 @@ def run(host: str = "127.0.0.1", port: int = 8090) -> int:
 
     Everything is kept in memory and gone afterwards, logins as well.
     """
-    if not VENDORED.is_file():
+    if not (FOLDER / "client.js").is_file():
         print(
-            "The demo needs the browser client message-bus.js, which is not in the repository.\n"
-            "Fetch it with `make install`, or with `npm ci && npm run vendor`.",
+            "The demo needs the browser client, which is not in the repository: `make clients`.",
             file=sys.stderr,
         )
         return 1

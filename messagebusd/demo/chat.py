@@ -35,7 +35,6 @@ PRIVATE = "/chat/private"
 LOOKUP = "/chat/lookup"
 
 STATIC = Path(__file__).parent / "static"
-VENDORED = STATIC / "vendor" / "message-bus.js"
 
 _MAX_NAME = 32
 _MAX_BODY = 16_384
@@ -46,9 +45,7 @@ _FILES = {
     "": ("index.html", "text/html"),
     "chat.css": ("chat.css", "text/css"),
     "chat.js": ("chat.js", "text/javascript"),
-    "ajax.js": ("ajax.js", "text/javascript"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
-    "vendor/message-bus.js": ("vendor/message-bus.js", "text/javascript"),
 }
 _HEADERS = {
     "Cache-Control": "no-cache",

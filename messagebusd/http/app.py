@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 
 from messagebusd.http.middleware import problem_middleware
 from messagebusd.http.poll import PollDoor
+from messagebusd.http.scripts import ClientScripts
 from messagebusd.metrics import Metrics
 
 # Longer than the idle time of common proxies (60 s): the proxy is the one to close. It also bounds
@@ -29,9 +30,10 @@ def public_app(
     max_body: int,
     is_draining: Callable[[], bool],
 ) -> web.Application:
-    """What the world may reach: polls, if this node serves them."""
+    """What the world may reach: polls and the browser client, if this node serves them."""
     app = internal_app(metrics, max_body, is_draining)
     if door is not None:
+        ClientScripts(prefix).add_to(app)
         app.router.add_route("*", prefix + "{path:.*}", door.handle)
     return app
 

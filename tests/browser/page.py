@@ -1,7 +1,7 @@
-"""A page with the unmodified npm client on it, and what a test does to it.
+"""A page with a client on it, the unmodified npm one or ours, and what a test does to it.
 
 The page is put under the origin of the bus by intercepting the browser's requests for it, so that
-the daemon and nginx serve nothing but the bus. Polls are not intercepted.
+the daemon and nginx serve nothing but the bus and our client. Polls are not intercepted.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ from playwright.async_api import BrowserContext, Page, Request, Route
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "node_modules" / "message-bus-client" / "assets" / "message-bus.js"
-ADAPTER = ROOT / "messagebusd" / "demo" / "static" / "ajax.js"
+ADAPTER = Path(__file__).parent / "ajax.js"
 TIMEOUT_SECONDS = 10.0
 
+Client = Literal["original", "ours", "ours, sharing"]
+_SCRIPTS: dict[Client, str] = {
+    "original": '<script src="message-bus.js"></script>\n<script src="ajax.js"></script>',
+    "ours": '<script src="/message-bus/client.js"></script>',
+    "ours, sharing": '<script src="/message-bus/sharing.js"></script>',
+}
 _HTML = """<!doctype html>
 <title>bus</title>
-<script src="message-bus.js"></script>
-<script src="ajax.js"></script>
+SCRIPTS
 <script>
   "use strict";
   const received = [];
@@ -153,11 +158,17 @@ class BusPage:
         return [message["data"] for message in await self.messages(channel)]
 
 
-async def open_page(context: BrowserContext, origin: str) -> BusPage:
-    """Open the page under ``origin``; nothing is subscribed yet."""
+async def open_page(
+    context: BrowserContext, origin: str, client: Client = "original", before: str = ""
+) -> BusPage:
+    """Open the page under ``origin``; nothing is subscribed yet.
+
+    ``before`` is a script that runs before the client's.
+    """
     if not CLIENT.is_file():
         raise RuntimeError("message-bus-client is missing and these tests need it: npm ci")
-    files = {"": ("text/html", _HTML)}
+    scripts = f"<script>{before}</script>\n{_SCRIPTS[client]}"
+    files = {"": ("text/html", _HTML.replace("SCRIPTS", scripts))}
     for path in (CLIENT, ADAPTER):
         files[path.name] = ("text/javascript", path.read_text())
 
@@ -171,7 +182,7 @@ async def open_page(context: BrowserContext, origin: str) -> BusPage:
     bus_page = BusPage(page)
 
     def note_start(request: Request) -> None:
-        if "/message-bus/" in request.url:
+        if "/message-bus/" in request.url and request.method == "POST":
             bus_page.polls.append(Poll(request))
             bus_page.changed()
 

@@ -123,7 +123,6 @@
     reconnecting: ["Reconnecting", "to catch up from where it was"],
   };
   let messagesReceived = 0;
-  let pollsOpened = 0;
 
   function show(state) {
     if (document.body.dataset.state === state) return;
@@ -136,37 +135,32 @@
 
   function showFacts() {
     $("fact-messages").textContent = messagesReceived;
-    $("fact-polls").textContent = pollsOpened;
     for (const { channel, last_id } of MessageBus.callbacks) {
       $(channel === ROOM ? "fact-room" : "fact-private").textContent = last_id < 0 ? "–" : last_id;
     }
   }
 
-  // Listens in on each poll of the client to see how it goes.
-  const poll = MessageBus.ajax;
-  MessageBus.ajax = function (options) {
-    const xhr = poll(options);
-    pollsOpened += 1;
-    showFacts();
-
-    const waiting = options.url.endsWith("dlp=t") ? "polling" : "long-polling";
-    // A poll that cannot stream shows nothing before its answer: after a failure, keep saying so.
-    if (!options.messageBus.chunked && document.body.dataset.state !== "reconnecting") show(waiting);
-
-    const answered = () => {
-      if (xhr.status === 403) return logInAgain();
-      if (xhr.status === 429) show("busy");
-      else if (xhr.status !== 200) show("reconnecting");
-      else if (xhr.getResponseHeader("Content-Type").startsWith("text/plain")) show("streaming");
-      else show(waiting);
-      if (xhr.status === 200) $("empty").hidden = log.children.length > 0;
-      showFacts();
-    };
-    xhr.addEventListener("progress", answered);
-    xhr.addEventListener("load", answered);
-    xhr.addEventListener("error", () => show("reconnecting"));
-    return xhr;
+  const SHOWN = {
+    connecting: "connecting",
+    failing: "reconnecting",
+    offline: "reconnecting",
+    "rate-limited": "busy",
+    stopped: "disconnected",
   };
+  let hasFailed = false;
+  MessageBus.on("state", ({ status, mode }) => {
+    if (status === "failing" || status === "offline") hasFailed = true;
+    if (status === "connected") hasFailed = false;
+    // While it tries again, keep saying what is wrong.
+    if (status === "connecting" && hasFailed) return;
+    show(status === "connected" ? mode : (SHOWN[status] ?? "connecting"));
+    // What comes with the first answer is delivered after this.
+    if (status === "connected") setTimeout(() => ($("empty").hidden = log.children.length > 0));
+    showFacts();
+  });
+  MessageBus.on("error", ({ status }) => {
+    if (status === 403) logInAgain();
+  });
 
   // The server does not know the cookie: it was restarted, or the login is over.
   function logInAgain() {
@@ -180,7 +174,6 @@
     disconnected = !disconnected;
     if (disconnected) MessageBus.stop();
     else MessageBus.start();
-    show(disconnected ? "disconnected" : "connecting");
     $("disconnect").textContent = disconnected ? "Connect" : "Disconnect";
   });
 
@@ -219,6 +212,7 @@
     $("empty").hidden = true;
     if (following || mine.has(message.from.id)) scrollToEnd();
     else $("newer").hidden = false;
+    showFacts();
   }
 
   function element(tag, className, content) {

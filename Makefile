@@ -69,8 +69,8 @@ test: packages install ## Set everything up and run every test
 
 .PHONY: unit
 unit: install ## Run the fast tests: no servers, no browser
-	$(PYTEST) tests/unit tests/backends/test_memory.py tests/test_floors.py clients/python/tests \
-		-q $(PARALLEL)
+	HYPOTHESIS_PROFILE=quick $(PYTEST) tests/unit tests/backends/test_memory.py \
+		tests/test_floors.py clients/python/tests -q $(PARALLEL)
 
 .PHONY: check
 check: install ## Format, lint, types, floors

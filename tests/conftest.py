@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -15,14 +16,16 @@ from tests.support.daemon import Config, Daemon
 from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
 
-# Properties are about outcomes, not about time, and the machine may be loaded.
-hypothesis.settings.register_profile(
-    "default",
-    deadline=None,
-    max_examples=100,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
-hypothesis.settings.load_profile("default")
+# Properties are about outcomes, not about time, and the machine may be loaded. The inner loop looks
+# at fewer examples.
+for profile, examples in (("default", 100), ("quick", 15)):
+    hypothesis.settings.register_profile(
+        profile,
+        deadline=None,
+        max_examples=examples,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 class StartDaemon(Protocol):

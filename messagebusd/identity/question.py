@@ -11,6 +11,7 @@ import msgspec
 from messagebusd.errors import LimitExceeded
 from messagebusd.identity.base import Caller, as_text
 from messagebusd.protocol.channels import ChannelPatterns
+from messagebusd.settings.lookup import CREDENTIALS
 
 # More than browsers and proxies send; applications refuse heads of less.
 MAX_HEADER_BYTES = 64 * 1024
@@ -64,8 +65,10 @@ class Question:
 class Questions:
     """Makes them. ``forwarded`` and ``ignored`` are patterns of header names in lower case.
 
-    Headers that are passed on tell visitors apart unless they are ``ignored``. Those that
-    ``bypass`` the cache are passed on too, and tell nobody apart: they are about the one poll.
+    Headers that are ``forwarded`` tell visitors apart unless they are ``ignored``. Those that
+    ``bypass`` the cache are passed on too, and by themselves tell nobody apart: they are about the
+    one poll. Credentials always tell, or else what the application says of whoever sent them would
+    be kept for everybody who sends none.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Questions:
         self._bypass = frozenset(each.lower() for each in bypass)
         self._forwarded = ChannelPatterns([*forwarded, *self._bypass])
         self._ignored = ChannelPatterns(ignored)
+        self._telling = ChannelPatterns([*forwarded, *CREDENTIALS])
         # Keys are all that is kept of cookies and tokens. Who reads this process' memory later
         # cannot even try which ones they were made of without this.
         self._salt = secrets.token_bytes(32)
@@ -85,7 +89,7 @@ class Questions:
         told_by = sorted(
             (name, value)
             for name, value in headers.items()
-            if name not in self._bypass and name not in self._ignored
+            if name not in self._ignored and name in self._telling
         )
         key = self._digest([host.lower(), told_by])
         refusal_key = key if told_by else self._digest([host.lower(), caller.remote_addr])

@@ -139,6 +139,16 @@ def test_headers_that_bypass_are_passed_on_and_tell_nobody_apart():
     assert json.loads(present.body())["headers"] == {"discourse-present": "true"}
 
 
+@pytest.mark.parametrize("name", ["Cookie", "Authorization", "X-Session"])
+@pytest.mark.parametrize("forward", [["cookie", "authorization", "x-session"], ["x-*"]])
+def test_headers_that_bypass_and_say_who_it_is_tell_visitors_apart(name, forward):
+    """Otherwise the answer about who sent one would be that about everybody who sends none."""
+    made = questions(forward=forward, bypass=[name])
+    nobody, ada, bob = made.of(Caller()), *(made.of(Caller((name, value))) for value in "ab")
+    assert (nobody.bypasses, ada.bypasses) == (False, True)
+    assert len({nobody.key, ada.key, bob.key}) == 3
+
+
 def test_keys_hold_no_secrets_and_cannot_be_tried_out():
     caller = Caller(("Cookie", "_t=hush"))
     key = questions().of(caller).key

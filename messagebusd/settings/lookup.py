@@ -71,7 +71,8 @@ class LookupHeaders(Section):
     """Headers that name the user, in mode `headers`."""
 
     user: HeaderName = "X-MessageBus-User"
-    """User id. A value that is JSON (`7`, `"7"`) is read as JSON, any other as text."""
+    """User id. A value that is JSON (`7`, `"7"`) is read as JSON, any other as text; `null` and
+    `""` are refused. An anonymous visitor has no such header, or an empty one."""
 
     groups: HeaderName = "X-MessageBus-Groups"
     """Group ids, as a JSON list."""

@@ -84,15 +84,16 @@ class Questions:
 
     def of(self, caller: Caller) -> Question:
         """The question about this caller. Raises LimitExceeded."""
-        host = as_text(caller.headers.get("Host", ""))
+        # In one spelling for the key and the application: it may be one that compares exactly.
+        host = as_text(caller.headers.get("Host", "")).lower()
         headers = self._headers(caller)
         told_by = sorted(
             (name, value)
             for name, value in headers.items()
             if name not in self._ignored and name in self._telling
         )
-        key = self._digest([host.lower(), told_by])
-        refusal_key = key if told_by else self._digest([host.lower(), caller.remote_addr])
+        key = self._digest([host, told_by])
+        refusal_key = key if told_by else self._digest([host, caller.remote_addr])
         bypasses = not self._bypass.isdisjoint(headers)
         return Question(caller, host, headers, bypasses, key, refusal_key)
 

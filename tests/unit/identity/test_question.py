@@ -117,6 +117,12 @@ def test_no_two_lists_of_headers_look_alike():
     assert made.of(Caller(("B", "2"), ("A", "1"))).key == made.of(Caller(*lists[0])).key
 
 
+@pytest.mark.parametrize("host", ["FORUM.example", "forum.example", "FoRuM.eXaMpLe"])
+def test_what_is_asked_about_a_host_is_the_same_where_the_answer_is_shared(host):
+    """Or somebody could have the application answer for another site than others then get."""
+    assert asked(Caller(host=host))["host"] == "forum.example"
+
+
 def test_hosts_are_told_apart():
     made = questions()
     assert made.of(Caller()).key != made.of(Caller(host="other.example")).key

@@ -25,7 +25,7 @@ class Question:
 
     Polls with the same ``key`` ask the same. ``bypasses`` says that this one has to reach the
     application. A refusal counts for all polls with the same ``refusal_key``: without anything to
-    know a visitor by, it may have been about his address.
+    know a visitor by, it may have been about his address or his browser.
     """
 
     __slots__ = ("_caller", "_headers", "_host", "bypasses", "key", "refusal_key")
@@ -93,7 +93,10 @@ class Questions:
             if name not in self._ignored and name in self._telling
         )
         key = self._digest([host, told_by])
-        refusal_key = key if told_by else self._digest([host, caller.remote_addr])
+        refusal_key = key
+        if not told_by:
+            about = sorted(each for each in headers.items() if each[0] not in self._bypass)
+            refusal_key = self._digest([host, caller.remote_addr, about])
         bypasses = not self._bypass.isdisjoint(headers)
         return Question(caller, host, headers, bypasses, key, refusal_key)
 

@@ -137,6 +137,14 @@ def test_a_refusal_of_nobody_known_is_about_his_address():
     assert known.refusal_key == known.key
 
 
+def test_a_refusal_of_nobody_known_is_not_about_others_at_his_address():
+    made = questions()
+    robot, person = (made.of(Caller(("User-Agent", each))) for each in ("robot", "Mozilla"))
+    assert robot.key == person.key
+    assert robot.refusal_key != person.refusal_key
+    assert robot.refusal_key == made.of(Caller(("User-Agent", "robot"))).refusal_key
+
+
 def test_headers_that_bypass_are_passed_on_and_tell_nobody_apart():
     made = questions(bypass=["Discourse-Present"])
     plain, present = made.of(Caller()), made.of(Caller(("discourse-present", "true")))

@@ -176,6 +176,18 @@ def test_doors_that_are_closed_are_not(write_config: WriteConfig, text: str) -> 
     assert load(write_config(text)).warnings == ()
 
 
+@pytest.mark.parametrize("key", ["webhook.url", "jwt.jwks_url"])
+@pytest.mark.parametrize("url", ["http://u:hush@app.example/", "ftp://app.example/?token=hush"])
+def test_what_is_wrong_with_a_url_is_said_without_it(
+    write_config: WriteConfig, key: str, url: str
+) -> None:
+    """It may hold a password, or a token in its query."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(write_config(f'[lookup]\n{key} = "{url}"\n'))
+    assert f"lookup.{key}" in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
 # -- what is wrong
 
 

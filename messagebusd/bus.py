@@ -146,7 +146,9 @@ class MessageBus:
     def _obey(self, command: Command) -> int:
         if command.op == "invalidate":
             self._forget(command.user_id, command.site_id)
-        return self.hub.close_matching(command.includes)
+        return self.hub.close_matching(
+            command.includes, client_id=command.client_id, user_id=command.user_id
+        )
 
     def channels(self) -> Collection[str]:
         """The channels that somebody waits for, this bus included."""

@@ -15,9 +15,11 @@ from messagebusd.protocol.channels import CONTROL_CHANNEL
 from messagebusd.protocol.message import Audience, Id, Message
 from messagebusd.protocol.publication import Publication
 
-# Commands are for polls that are open now: later there is nobody to obey them.
-KEEP_SECONDS = 60
-KEEP_MESSAGES = 100
+# A node that was cut off from the store obeys, when it is back, what was said meanwhile: a command
+# that is gone by then leaves a poll with rights that somebody has lost. So they are kept for longer
+# than any poll waits, and more of them than all applications say in that time.
+KEEP_SECONDS = 3600
+KEEP_MESSAGES = 10_000
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

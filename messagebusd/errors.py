@@ -19,6 +19,7 @@
     │   └── RateLimited            429 rate_limited, with retry_after
     ├── LookupRefused              the host application answered a lookup with 4xx: pass it on
     ├── LookupUnavailable          the host application could not be asked
+    │   └── LookupUnusable         it answered, but nothing that can be used
     ├── StoreUnavailable           the store cannot be reached
     │   └── StoreRefused           it works, but will never take this
     ├── SnapshotError              the snapshot file cannot be read or written
@@ -207,6 +208,10 @@ class LookupRefused(MessageBusError):
 
 class LookupUnavailable(MessageBusError):
     """The host application could not be asked, or did not answer in a usable way."""
+
+
+class LookupUnusable(LookupUnavailable):
+    """It answered this lookup, but nothing that can be used: it is there, for others at least."""
 
 
 class StoreUnavailable(MessageBusError):

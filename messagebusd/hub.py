@@ -18,7 +18,7 @@ from messagebusd.delivery import Delivery
 from messagebusd.fanout import FanOuts, Observer, Scheduler, Timer, Topic
 from messagebusd.feeds import Feed, Feeds
 from messagebusd.people import People
-from messagebusd.protocol.message import Message
+from messagebusd.protocol.message import Id, Message
 from messagebusd.protocol.requests import Mode
 
 # Deadlines are kept in buckets of this many seconds; polls of one bucket end together.
@@ -310,10 +310,19 @@ class Hub:
     # -- ending ------------------------------------------------------------------------------
 
     def close_matching(
-        self, matches: Callable[[Connection], bool], reason: CloseReason = CloseReason.ENDED
+        self,
+        matches: Callable[[Connection], bool],
+        reason: CloseReason = CloseReason.ENDED,
+        *,
+        client_id: str | None = None,
+        user_id: Id | None = None,
     ) -> int:
-        """End all polls that match, parked or catching up; how many those were."""
-        found = [each for each in self._people if matches(each)]
+        """End all polls that match, parked or catching up; how many those were.
+
+        Where all of them are of one client or user, saying so saves looking at the others: every
+        logout comes by here.
+        """
+        found = [each for each in self._people.of(client_id, user_id) if matches(each)]
         early = [each for each in self._catching_up if matches(each)]
         for connection in found:
             connection.close(reason)

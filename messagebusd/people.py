@@ -144,6 +144,14 @@ class People:
             if not site.users and not site.circles:
                 del self._sites[connection.site_id]
 
+    def of(self, client_id: str | None, user_id: Id | None) -> Iterable[Connection]:
+        """The polls of a client, or of a user at any site; None is any."""
+        if client_id is not None:
+            return below(self._clients, client_id)
+        if user_id is not None:
+            return (each for site in self._sites.values() for each in below(site.users, user_id))
+        return self
+
     def same_as(self, connection: Connection) -> Connection | None:
         """The poll that this one replaces, or is replaced by (SPEC 2.7)."""
         for each in below(self._clients, connection.client_id):

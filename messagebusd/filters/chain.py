@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -211,20 +212,22 @@ class FilterChain:
         except EvaluationError as error:
             self._withhold(each, str(error))
             return False
-        except Exception:
-            self._withhold(each, "it raised an exception", exc_info=True)
+        except Exception as error:
+            # Without its text, which may quote what was published.
+            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+            where = f"{frame.f_code.co_filename}:{line}"
+            self._withhold(each, f"it raised {type(error).__name__} at {where}")
+            _log.debug("a filter raised", extra={"filter": each.name}, exc_info=True)
             return False
         if answer is True or answer is False:
             return answer
         self._withhold(each, f"its answer is neither true nor false, but {type(answer).__name__}")
         return False
 
-    def _withhold(self, each: Filter, reason: str, *, exc_info: bool = False) -> None:
+    def _withhold(self, each: Filter, reason: str) -> None:
         self._failed()
         if each not in self._logged:
             self._logged.add(each)
             _log.error(
-                "filter failed, so it withholds",
-                extra={"filter": each.name, "reason": reason},
-                exc_info=exc_info,
+                "filter failed, so it withholds", extra={"filter": each.name, "reason": reason}
             )

@@ -8,6 +8,8 @@ from dataclasses import replace
 from messagebusd.identity.base import Identity
 
 WILDCARD = "*."
+# RFC 1035, 2.3.4, as it is written.
+MAX_HOST = 253
 
 
 class SiteMap:
@@ -25,6 +27,8 @@ class SiteMap:
         name = _without_port(host).lower().removesuffix(".")
         if (site := self._sites.get(name)) is not None:
             return site
+        if len(name) > MAX_HOST:  # each dot costs: clients write there what they like
+            return None
         while "." in name:  # the longest wildcard wins
             name = name.partition(".")[2]
             if (site := self._sites.get(WILDCARD + name)) is not None:

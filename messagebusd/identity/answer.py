@@ -13,7 +13,12 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from messagebusd.errors import InvalidChannel, LookupUnavailable, MalformedRequest
+from messagebusd.errors import (
+    InvalidChannel,
+    LookupUnavailable,
+    LookupUnusable,
+    MalformedRequest,
+)
 from messagebusd.identity.base import NOBODY, Identity, IdType, normalise_id
 from messagebusd.identity.cache import Refusal
 from messagebusd.protocol.channels import ChannelPatterns, validate_channel, validate_site
@@ -44,6 +49,8 @@ _FRAMING = frozenset(
 )
 # An answer to a poll is for one client and this moment, whatever a framework adds to all answers.
 _CACHING = frozenset({"age", "cache-control", "etag", "expires", "last-modified", "pragma"})
+# What is answered while the application is not there, by itself or what stands in front of it.
+_AWAY = frozenset({502, 503, 504})
 # About the application's own connection with us. The prefixes are for proxies in front of us.
 _OWN = frozenset({"alt-svc", "date", "server", "x-content-type-options"})
 _PROXY_PREFIXES = ("proxy-", "x-accel-", "x-sendfile")
@@ -96,21 +103,23 @@ class AnswerReader:
         self._decode = msgspec.json.Decoder(_Body).decode
 
     def read(self, reply: Reply) -> Answer:
-        """Raises LookupUnavailable, without quoting the answer: it may hold secrets."""
+        """Raises LookupUnusable, or LookupUnavailable for the answer of a proxy in its place;
+        neither quotes the answer: it may hold secrets."""
         try:
             if 400 <= reply.status < 500:
                 return self._refusal(reply)
             if reply.status != HTTPStatus.OK:
-                raise LookupUnavailable(f"the application answered {reply.status}")
+                kind = LookupUnavailable if reply.status in _AWAY else LookupUnusable
+                raise kind(f"the application answered {reply.status}")
             return self._identity(self._decode(reply.body))
         except RecursionError:
-            raise LookupUnavailable("the application's answer is nested too deeply") from None
+            raise LookupUnusable("the application's answer is nested too deeply") from None
         except msgspec.ValidationError as error:  # names types and fields, no values
-            raise LookupUnavailable(f"the application's answer is not usable: {error}") from None
+            raise LookupUnusable(f"the application's answer is not usable: {error}") from None
         except msgspec.DecodeError:
-            raise LookupUnavailable("the application's answer is no JSON") from None
+            raise LookupUnusable("the application's answer is no JSON") from None
         except (ValueError, InvalidChannel, MalformedRequest) as error:
-            raise LookupUnavailable(f"the application's answer is not usable: {error}") from None
+            raise LookupUnusable(f"the application's answer is not usable: {error}") from None
 
     def _refusal(self, reply: Reply) -> Answer:
         headers = _passed_on(reply.headers)

@@ -11,7 +11,7 @@ import time
 
 import aiohttp
 
-from messagebusd.errors import LookupUnavailable
+from messagebusd.errors import LookupUnavailable, LookupUnusable
 from messagebusd.identity.answer import MAX_ANSWER_BYTES, Reply
 
 # Between a connection that failed and its one retry: an application that restarts is back.
@@ -42,7 +42,7 @@ class Application:
             await self._session.close()
 
     async def ask(self, question: bytes) -> Reply:
-        """Its reply. Raises LookupUnavailable.
+        """Its reply. Raises LookupUnavailable and LookupUnusable.
 
         A connection that could not be made, or that the application dropped without an answer, is
         tried once more, with the same ``webhook-id``.
@@ -74,12 +74,12 @@ class Application:
             self._url, data=question, headers=headers, allow_redirects=False
         ) as response:
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise LookupUnavailable("the application's answer is compressed")
+                raise LookupUnusable("the application's answer is compressed")
             body = bytearray()
             async for part in response.content.iter_any():
                 body += part
                 if len(body) > MAX_ANSWER_BYTES:
-                    raise LookupUnavailable(
+                    raise LookupUnusable(
                         f"the application's answer has more than {MAX_ANSWER_BYTES} bytes"
                     )
             return Reply(response.status, tuple(response.headers.items()), bytes(body))

@@ -117,6 +117,9 @@ def normalise_id(value: object, id_type: IdType) -> Id | None:
         return None
     if type(value) is not int and type(value) is not str:
         raise ValueError("an id is an integer or a string")
+    if value == "":
+        # What templates and languages make of nobody; it would be somebody who is logged in.
+        raise ValueError("an id is not empty")
     if id_type == "string":
         return str(value)
     if id_type == "integer" and isinstance(value, str):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-# So many failures, with no success between them, make a pause. One visitor whose lookups fail
-# does not get that far where others are looked up as well.
+# So many failures, with no answer between them, make a pause.
 FAILURES = 10
 # The first pause, and the longest: each is twice the one before while trials fail.
 FIRST_PAUSE_SECONDS = 1.0
@@ -51,7 +50,7 @@ class CircuitBreaker:
         return True
 
     def succeeded(self) -> None:
-        """The application has answered; also to a question from before the pause."""
+        """The application has answered, whatever; also to a question from before the pause."""
         self._failures, self._pause = 0, 0.0
         self._on_trial = False
         if self._open_until is not None:

@@ -11,6 +11,7 @@ import msgspec
 from messagebusd.errors import LimitExceeded
 from messagebusd.identity.base import Caller, as_text
 from messagebusd.protocol.channels import ChannelPatterns
+from messagebusd.settings.lookup import CREDENTIALS
 
 # More than browsers and proxies send; applications refuse heads of less.
 MAX_HEADER_BYTES = 64 * 1024
@@ -24,7 +25,7 @@ class Question:
 
     Polls with the same ``key`` ask the same. ``bypasses`` says that this one has to reach the
     application. A refusal counts for all polls with the same ``refusal_key``: without anything to
-    know a visitor by, it may have been about his address.
+    know a visitor by, it may have been about his address or his browser.
     """
 
     __slots__ = ("_caller", "_headers", "_host", "bypasses", "key", "refusal_key")
@@ -64,8 +65,10 @@ class Question:
 class Questions:
     """Makes them. ``forwarded`` and ``ignored`` are patterns of header names in lower case.
 
-    Headers that are passed on tell visitors apart unless they are ``ignored``. Those that
-    ``bypass`` the cache are passed on too, and tell nobody apart: they are about the one poll.
+    Headers that are ``forwarded`` tell visitors apart unless they are ``ignored``. Those that
+    ``bypass`` the cache are passed on too, and by themselves tell nobody apart: they are about the
+    one poll. Credentials always tell, or else what the application says of whoever sent them would
+    be kept for everybody who sends none.
     """
 
     def __init__(
@@ -74,21 +77,26 @@ class Questions:
         self._bypass = frozenset(each.lower() for each in bypass)
         self._forwarded = ChannelPatterns([*forwarded, *self._bypass])
         self._ignored = ChannelPatterns(ignored)
+        self._telling = ChannelPatterns([*forwarded, *CREDENTIALS])
         # Keys are all that is kept of cookies and tokens. Who reads this process' memory later
         # cannot even try which ones they were made of without this.
         self._salt = secrets.token_bytes(32)
 
     def of(self, caller: Caller) -> Question:
         """The question about this caller. Raises LimitExceeded."""
-        host = as_text(caller.headers.get("Host", ""))
+        # In one spelling for the key and the application: it may be one that compares exactly.
+        host = as_text(caller.headers.get("Host", "")).lower()
         headers = self._headers(caller)
         told_by = sorted(
             (name, value)
             for name, value in headers.items()
-            if name not in self._bypass and name not in self._ignored
+            if name not in self._ignored and name in self._telling
         )
-        key = self._digest([host.lower(), told_by])
-        refusal_key = key if told_by else self._digest([host.lower(), caller.remote_addr])
+        key = self._digest([host, told_by])
+        refusal_key = key
+        if not told_by:
+            about = sorted(each for each in headers.items() if each[0] not in self._bypass)
+            refusal_key = self._digest([host, caller.remote_addr, about])
         bypasses = not self._bypass.isdisjoint(headers)
         return Question(caller, host, headers, bypasses, key, refusal_key)
 

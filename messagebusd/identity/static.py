@@ -33,7 +33,8 @@ class HeaderLookup(IdentityLookup):
 
     A value that is a JSON integer, string or list is read as such, any other value as text; groups
     in text have commas between them. What cannot be used is refused with 403: the proxy vouches
-    for somebody, but not for whom.
+    for somebody, but not for whom. So is a bare ``null``, which applications write for nobody, and
+    which would be somebody of that name.
     """
 
     def __init__(self, user: str, groups: str, site: str, id_type: IdType = "as_is") -> None:
@@ -85,6 +86,8 @@ def _read(text: str | None) -> Any:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return text
+    if value is None:
+        raise ValueError("null is nobody, for whom the header is left out")
     return value if type(value) in (int, str, list) else text
 
 

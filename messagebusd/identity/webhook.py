@@ -18,7 +18,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Protocol
 
-from messagebusd.errors import LookupRefused, LookupUnavailable
+from messagebusd.errors import LookupRefused, LookupUnavailable, LookupUnusable
 from messagebusd.identity.answer import Answer, AnswerReader, Reply
 from messagebusd.identity.base import Caller, Identity, IdentityLookup, LookupObserver
 from messagebusd.identity.breaker import CircuitBreaker
@@ -220,6 +220,11 @@ class WebhookLookup(IdentityLookup):
             except TimeoutError:
                 raise self._too_late() from None
             answer = self._reader.read(reply)
+        except LookupUnusable as error:
+            # Perhaps about one visitor only, who must not be able to close the door to all others.
+            self._breaker.succeeded()
+            self._note_failure(error)
+            raise
         except LookupUnavailable as error:
             self._breaker.failed()
             self._note_failure(error)

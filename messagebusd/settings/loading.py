@@ -6,9 +6,11 @@ words that fit the file.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +39,7 @@ OPTIONS: Mapping[str, str] = {"server.listen": "--listen", "backend.kind": "--ba
 """Keys that have an option on the command line."""
 
 _LONG_INTERVAL = 55.0
+_FORWARDED_HOST = "x-forwarded-host"
 _SHOWN_CHARACTERS = 80
 
 
@@ -89,10 +92,42 @@ def _doubts(settings: Settings, tree: Tree) -> Iterator[Problem]:
             f"poll.long_polling_interval is {interval:g} seconds; "
             "many proxies end a silent request after 60",
         )
+    if settings.poll.allow_broadcast:
+        yield Problem(
+            tree.origin(("poll", "allow_broadcast")),
+            "poll.allow_broadcast lets anybody publish to everybody; it is for debugging only",
+        )
+    everybody = [
+        str(each)
+        for each in settings.server.trusted_proxies
+        if not isinstance(each, str) and each.prefixlen == 0
+    ]
+    if everybody:
+        yield Problem(
+            tree.origin(("server", "trusted_proxies")),
+            f"server.trusted_proxies holds {everybody[0]}; "
+            "whoever connects can say which address, and with headers which user, he is",
+        )
+    webhook = settings.lookup.webhook
+    if (
+        settings.lookup.mode == "webhook"
+        and _is_open(webhook.url)
+        and not _is_of_own_network(webhook.url)
+    ):
+        yield Problem(
+            tree.origin(("lookup", "webhook", "url")),
+            "lookup.webhook.url is not https://; whoever is on the way to it reads the visitors' "
+            "cookies, and can say who everybody is",
+        )
+    if any(fnmatchcase(_FORWARDED_HOST, each) for each in webhook.cache_ignore_headers):
+        yield Problem(
+            tree.origin(("lookup", "webhook", "cache_ignore_headers")),
+            f"lookup.webhook.cache_ignore_headers ignores {_FORWARDED_HOST}; an application that "
+            "goes by it answers for one site and is heard on another",
+        )
     jwt = settings.lookup.jwt
     if settings.lookup.mode == "jwt":
-        url = urlsplit(jwt.jwks_url or "")
-        if url.scheme == "http" and not TcpAddress(url.hostname or "", 0).is_local:
+        if _is_open(jwt.jwks_url):
             yield Problem(
                 tree.origin(("lookup", "jwt", "jwks_url")),
                 "lookup.jwt.jwks_url is not https://; "
@@ -113,6 +148,21 @@ def _doubts(settings: Settings, tree: Tree) -> Iterator[Problem]:
             "poll.address_rate takes everybody behind a proxy for one client, "
             "unless server.trusted_proxies names the proxy",
         )
+
+
+def _is_open(url: str | None) -> bool:
+    """Whether it is reached over a network in plain text."""
+    parts = urlsplit(url or "")
+    return parts.scheme == "http" and not TcpAddress(parts.hostname or "", 0).is_local
+
+
+def _is_of_own_network(url: str | None) -> bool:
+    """Whether the host has a private address, or a name that only a network of one's own knows."""
+    host = urlsplit(url or "").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host
 
 
 def _read_secret_files(

@@ -71,7 +71,8 @@ class LookupHeaders(Section):
     """Headers that name the user, in mode `headers`."""
 
     user: HeaderName = "X-MessageBus-User"
-    """User id. A value that is JSON (`7`, `"7"`) is read as JSON, any other as text."""
+    """User id. A value that is JSON (`7`, `"7"`) is read as JSON, any other as text; `null` and
+    `""` are refused. An anonymous visitor has no such header, or an empty one."""
 
     groups: HeaderName = "X-MessageBus-Groups"
     """Group ids, as a JSON list."""
@@ -124,7 +125,8 @@ class LookupWebhook(Section):
         default=(), examples=[["discourse-present", "discourse-deferred-track-view"]]
     )
     """Polls that carry one of these always reach the application, because it does more with them
-    than tell who polls. They are passed on as well."""
+    than tell who polls. They are passed on as well. One that says who polls must also be in
+    `forward_headers`: otherwise the answer is used for polls without it."""
 
     stale_if_error: SecondsOrZero = 300.0
     """How long after its time an answer is still used while the application cannot be asked."""

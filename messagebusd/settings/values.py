@@ -359,8 +359,8 @@ Expiry = Annotated[
     Kind("a date and time with its offset, such as 2030-01-01T00:00:00Z"),
 ]
 KeyName = Annotated[Text, AfterValidator(key_name), _KEY_NAME]
-WebUrl = Annotated[Text, AfterValidator(_web_url), Kind("a URL in quotes")]
-# URLs of stores may hold a password.
+# URLs may hold a password, or a token in the query.
+WebUrl = Annotated[Text, AfterValidator(_web_url), Kind("a URL in quotes", hidden=True)]
 RedisUrl = Annotated[
     Text, AfterValidator(_redis_url), Kind('a URL such as "redis://127.0.0.1:6379/0"', hidden=True)
 ]

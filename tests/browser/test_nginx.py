@@ -74,6 +74,10 @@ async def test_what_the_daemon_sees(tmp_path: Path) -> None:
         headers = {
             "Host": "forum.example",
             "X-Forwarded-For": "203.0.113.9",
+            "X-Forwarded-Host": "other.example",
+            "X-Forwarded-User": "1",
+            "X-Forwarded-Prefix": "/other",
+            "Forwarded": "for=203.0.113.9;host=other.example",
             "X-MessageBus-User": "1",
             "X-MessageBus-Groups": "[1]",
             "X-MessageBus-Site": "other",
@@ -92,6 +96,8 @@ async def test_what_the_daemon_sees(tmp_path: Path) -> None:
     assert request.headers["X-Real-IP"] == "127.0.0.1"
     assert request.headers["X-Forwarded-For"] == "203.0.113.9, 127.0.0.1"
     assert request.headers["X-Forwarded-Proto"] == "http"
+    assert request.headers["X-Forwarded-Host"] == "forum.example"
+    assert not {"X-Forwarded-User", "X-Forwarded-Prefix", "Forwarded"} & request.headers.keys()
     assert request.headers["Cookie"] == "_t=abc"
     assert "Connection" not in request.headers
     assert not [name for name in request.headers if name.lower().startswith("x-messagebus")]

@@ -110,6 +110,8 @@ async def test_refusals_are_passed_on(start_daemon: StartDaemon) -> None:
                 assert response.header("x-reason") == "blocked"
                 assert response.header("retry-after") == "30"
                 assert response.header("x-extra") == "e"
+                # The text may hold what a visitor wrote: no browser is to make a page of it.
+                assert response.header("x-content-type-options") == "nosniff"
 
 
 async def hang(request: web.Request) -> Any:

@@ -491,6 +491,26 @@ def test_draining_tells_when_everybody_has_gone(world):
     assert told == [True, True]
 
 
+@pytest.mark.parametrize("number", [10, 1000])
+def test_ending_somebodys_polls_looks_at_nobody_elses(number):
+    world = World()
+    polls = [
+        world.park("/a", client=f"c{n}", viewer=Identity(n, site_id=f"s{n % 2}"))
+        for n in range(number)
+    ]
+    looked_at = []
+
+    def matches(each):
+        looked_at.append(each)
+        return True
+
+    assert world.hub.close_matching(matches, client_id="c1") == 1
+    assert world.hub.close_matching(matches, user_id=2) == 1
+    assert world.hub.close_matching(matches, user_id="3") == 0
+    assert world.hub.close_matching(matches, client_id="c1") == 0
+    assert looked_at == polls[1:3]
+
+
 def test_feeds_get_everything_they_asked_for(world):
     class Feed:
         def __init__(self):

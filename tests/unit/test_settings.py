@@ -144,6 +144,50 @@ def test_counting_a_proxy_as_one_client_is_doubted(write_config: WriteConfig) ->
     assert load(write_config(proxied)).warnings == ()
 
 
+OPEN_DOORS = {
+    '[server]\ntrusted_proxies = ["127.0.0.1", "::/0"]\n': "server.trusted_proxies",
+    "[poll]\nallow_broadcast = true\n": "poll.allow_broadcast",
+    '[lookup]\nmode = "webhook"\nwebhook.url = "http://app.example/"\n': "lookup.webhook.url",
+    "[lookup.webhook]\n"
+    'cache_ignore_headers = ["x-forwarded-*"]\n': "lookup.webhook.cache_ignore_headers",
+}
+
+
+@pytest.mark.parametrize(("text", "key"), OPEN_DOORS.items())
+def test_open_doors_are_doubted(write_config: WriteConfig, text: str, key: str) -> None:
+    [warning] = load(write_config(text)).warnings
+    line = len(text.splitlines())
+    assert warning.startswith(f"bus.toml:{line}: {key} ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[server]\ntrusted_proxies = ["10.0.0.0/8", "unix"]\n',
+        '[lookup]\nmode = "webhook"\nwebhook.url = "http://localhost:8000/"\n',
+        '[lookup]\nmode = "webhook"\nwebhook.url = "https://app.example/"\n',
+        # Containers of one machine, machines of one rack.
+        '[lookup]\nmode = "webhook"\nwebhook.url = "http://app:8000/"\n',
+        '[lookup]\nmode = "webhook"\nwebhook.url = "http://10.0.0.7:8000/"\n',
+        '[lookup.webhook]\nurl = "http://app.example/"\n',
+    ],
+)
+def test_doors_that_are_closed_are_not(write_config: WriteConfig, text: str) -> None:
+    assert load(write_config(text)).warnings == ()
+
+
+@pytest.mark.parametrize("key", ["webhook.url", "jwt.jwks_url"])
+@pytest.mark.parametrize("url", ["http://u:hush@app.example/", "ftp://app.example/?token=hush"])
+def test_what_is_wrong_with_a_url_is_said_without_it(
+    write_config: WriteConfig, key: str, url: str
+) -> None:
+    """It may hold a password, or a token in its query."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(write_config(f'[lookup]\n{key} = "{url}"\n'))
+    assert f"lookup.{key}" in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
 # -- what is wrong
 
 

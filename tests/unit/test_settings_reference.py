@@ -103,6 +103,8 @@ def test_every_key_is_documented() -> None:
 
 def test_secrets_are_known() -> None:
     assert {name for name, key in KEYS.items() if is_hidden(key.annotation)} == {
+        "lookup.webhook.url",
+        "lookup.jwt.jwks_url",
         "api.key",
         "api.keys",
         "backend.postgres.listen_url",

@@ -53,3 +53,11 @@ def test_only_who_has_no_site_is_placed():
     assert SITES.place(Identity(1), "forum.example") == Identity(1, site_id="forum")
     assert SITES.place(ANONYMOUS, "elsewhere.test") is ANONYMOUS
     assert SiteMap({}).place(ANONYMOUS, "forum.example") is ANONYMOUS
+
+
+def test_what_is_too_long_for_a_name_is_not_looked_at():
+    """Each dot is another look-up: a header of 8000 of them took 30 ms."""
+    sites = SiteMap({"*.example": "blogs"})
+    name = "a." * 122 + "example"
+    assert (len(name), sites.site_of(name)) == (251, "blogs")
+    assert sites.site_of(f"abc{name}") is None

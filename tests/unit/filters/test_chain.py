@@ -153,6 +153,18 @@ def test_an_expression_that_gives_no_answer_withholds(
     assert "hush" not in f"{record.reason} {record.getMessage()}"
 
 
+def test_an_exception_is_named_without_what_was_published(
+    calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as int() that quotes what it could not read: above debug, logs hold no data."""
+    calls.answer = ValueError("invalid literal: 'a secret'")
+    assert not Chain(function()).passes(message("a secret"))
+    [record] = errors(caplog)
+    assert "ValueError" in record.reason
+    assert "test_chain.py:" in record.reason
+    assert "a secret" not in logging.Formatter().format(record) + record.reason
+
+
 def test_each_filter_has_its_own_line(calls: Calls, caplog: pytest.LogCaptureFixture) -> None:
     calls.answer = None
     for each in (function(), function()):

@@ -117,6 +117,12 @@ def test_no_two_lists_of_headers_look_alike():
     assert made.of(Caller(("B", "2"), ("A", "1"))).key == made.of(Caller(*lists[0])).key
 
 
+@pytest.mark.parametrize("host", ["FORUM.example", "forum.example", "FoRuM.eXaMpLe"])
+def test_what_is_asked_about_a_host_is_the_same_where_the_answer_is_shared(host):
+    """Or somebody could have the application answer for another site than others then get."""
+    assert asked(Caller(host=host))["host"] == "forum.example"
+
+
 def test_hosts_are_told_apart():
     made = questions()
     assert made.of(Caller()).key != made.of(Caller(host="other.example")).key
@@ -131,12 +137,30 @@ def test_a_refusal_of_nobody_known_is_about_his_address():
     assert known.refusal_key == known.key
 
 
+def test_a_refusal_of_nobody_known_is_not_about_others_at_his_address():
+    made = questions()
+    robot, person = (made.of(Caller(("User-Agent", each))) for each in ("robot", "Mozilla"))
+    assert robot.key == person.key
+    assert robot.refusal_key != person.refusal_key
+    assert robot.refusal_key == made.of(Caller(("User-Agent", "robot"))).refusal_key
+
+
 def test_headers_that_bypass_are_passed_on_and_tell_nobody_apart():
     made = questions(bypass=["Discourse-Present"])
     plain, present = made.of(Caller()), made.of(Caller(("discourse-present", "true")))
     assert (plain.bypasses, present.bypasses) == (False, True)
     assert plain.key == present.key
     assert json.loads(present.body())["headers"] == {"discourse-present": "true"}
+
+
+@pytest.mark.parametrize("name", ["Cookie", "Authorization", "X-Session"])
+@pytest.mark.parametrize("forward", [["cookie", "authorization", "x-session"], ["x-*"]])
+def test_headers_that_bypass_and_say_who_it_is_tell_visitors_apart(name, forward):
+    """Otherwise the answer about who sent one would be that about everybody who sends none."""
+    made = questions(forward=forward, bypass=[name])
+    nobody, ada, bob = made.of(Caller()), *(made.of(Caller((name, value))) for value in "ab")
+    assert (nobody.bypasses, ada.bypasses) == (False, True)
+    assert len({nobody.key, ada.key, bob.key}) == 3
 
 
 def test_keys_hold_no_secrets_and_cannot_be_tried_out():

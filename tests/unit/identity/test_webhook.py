@@ -429,6 +429,33 @@ async def test_an_application_that_fails_is_left_alone_then_tried_by_one():
     assert not world.paused
 
 
+@pytest.mark.parametrize(
+    ("status", "body"), [(500, {}), (302, {}), (200, {"user_id": ""}), (200, {"cache_ttl": -1})]
+)
+async def test_answers_about_one_visitor_keep_nobody_else_out(status, body):
+    """Somebody who knows what the application fails at would lock everybody out."""
+    world = World()
+    for number in range(2 * FAILURES):
+        poll = world.poll(f"poison={number}")
+        await world.settled()
+        world.calls[-1].answer(body, status=status)
+        with pytest.raises(LookupUnavailable):
+            await poll
+    assert not world.paused
+    assert (await world.known("_t=good", {"user_id": 3})).user_id == 3
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_answers_in_place_of_the_application_are_failures(status):
+    world = World()
+    for number in range(FAILURES):
+        poll = world.poll(f"_t={number}")
+        await world.settled()
+        world.calls[-1].answer(status=status)
+        await asyncio.gather(poll, return_exceptions=True)
+    assert world.paused
+
+
 async def test_closing_ends_what_is_under_way():
     world = World()
     poll = world.poll()

@@ -27,6 +27,7 @@ from tests.deploy.proxies import (
     frames,
     haproxy,
     nginx,
+    nginx_compose,
     nginx_tls,
 )
 from tests.support.daemon import Daemon
@@ -36,7 +37,13 @@ from tests.support.program import free_port
 from tests.support.rawhttp import RawConnection, encode_request
 from tests.support.shipped import adapted
 
-PROXIES = {"nginx": nginx, "nginx-tls": nginx_tls, "haproxy": haproxy, "caddy": caddy}
+PROXIES = {
+    "nginx": nginx,
+    "nginx-compose": nginx_compose,
+    "nginx-tls": nginx_tls,
+    "haproxy": haproxy,
+    "caddy": caddy,
+}
 FIRST_FRAME_SECONDS = 2.0  # SPEC 2.4
 ADA = {"X-MessageBus-User": "ada", "X-MessageBus-Groups": '["staff"]'}
 

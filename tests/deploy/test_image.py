@@ -83,7 +83,7 @@ def test_its_settings_are_settings() -> None:
 
 
 async def test_its_health_is_readiness(tmp_path: Path) -> None:
-    """The command itself, against a daemon that is ready, and one that drains."""
+    """The command itself, against a daemon that is ready, and when it is gone."""
     [quoted] = re.findall(
         r"^HEALTHCHECK .* CMD (\[[^\]]*\])$", DOCKERFILE.replace("\\\n", ""), re.M
     )

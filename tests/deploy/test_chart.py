@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +16,7 @@ import yaml
 
 import messagebusd
 from messagebusd.settings import load_settings
-from tests.support.shipped import DEPLOY
+from tests.support.shipped import DEPLOY, check_config
 
 CHART = DEPLOY / "helm" / "messagebusd"
 KUBERNETES = "1.33"
@@ -109,9 +107,7 @@ def test_its_settings_are_settings(tmp_path: Path) -> None:
     env["MESSAGEBUSD_API__KEY_FILE"] = str(key)
     config = tmp_path / "bus.toml"
     config.write_text(documents["ConfigMap"]["data"]["bus.toml"])
-    command = [sys.executable, "-m", "messagebusd", "check-config", "--config", str(config)]
-    checked = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stderr
+    check_config(config, env)
 
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
     assert env["MESSAGEBUSD_SERVER__LISTEN"].endswith(f":{ports['public']}")

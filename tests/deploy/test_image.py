@@ -23,7 +23,7 @@ import yaml
 
 from tests.support.daemon import Daemon
 from tests.support.program import find_program
-from tests.support.shipped import DEPLOY
+from tests.support.shipped import DEPLOY, check_config
 
 REPOSITORY = DEPLOY.parent
 COMPOSE = DEPLOY / "compose"
@@ -39,13 +39,6 @@ def _clean_env(**more: str) -> dict[str, str]:
     ours = ("MESSAGEBUSD_", *SECRETS)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | more
-
-
-def _check_config(path: Path | None, env: Mapping[str, str]) -> None:
-    command = [sys.executable, "-m", "messagebusd", "check-config"]
-    command += ["--config", str(path)] if path else []
-    checked = subprocess.run(command, env=_clean_env(**env), capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stderr
 
 
 # -- Dockerfile
@@ -76,7 +69,7 @@ def test_the_last_stage_has_a_user_and_no_tools() -> None:
 def test_its_settings_are_settings() -> None:
     env = dict(re.findall(r"(MESSAGEBUSD_\w+)=(\S+)", _final_stage().partition("USER")[0]))
     assert set(env) >= {"MESSAGEBUSD_SERVER__LISTEN", "MESSAGEBUSD_SERVER__INTERNAL_LISTEN"}
-    _check_config(None, {**env, "MESSAGEBUSD_API__KEY": "k" * 32})
+    check_config(None, {**env, "MESSAGEBUSD_API__KEY": "k" * 32})
     ports = {value.rpartition(":")[2] for name, value in env.items() if name.endswith("LISTEN")}
     [exposed] = re.findall(r"^EXPOSE (.+)$", DOCKERFILE, re.MULTILINE)
     assert set(exposed.split()) == ports
@@ -163,11 +156,15 @@ def test_the_build_works(tmp_path: Path) -> None:
     script = json.loads((stages["client"] / "build/clients/typescript/package.json").read_text())
     assert "../../messagebusd/browser" in script["scripts"]["vendor"]
 
+    # Built with what is installed here, and installed without dependencies: both would be fetched.
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    built = ["wheel", "--no-build-isolation", "--no-deps", f"--wheel-dir={tmp_path}", "."]
+    subprocess.run([*pip, *built], cwd=work, check=True)
+    [wheel] = tmp_path.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet"]
-    # Without dependencies, which would be fetched; they are borrowed from here to run it.
-    subprocess.run([*pip, "--no-compile", "--no-deps", "."], cwd=work, check=True)
+    install = [f"--python={python}", "install", "--no-compile", "--no-deps", str(wheel)]
+    subprocess.run([*pip, *install], check=True)
     [borrowed] = [each for each in sys.path if each.endswith("site-packages")]
     program = environment / "bin" / "messagebusd"
     ran = subprocess.run(
@@ -232,7 +229,7 @@ def test_the_nodes_settings_are_settings(composed: dict[str, Any], kind: str) ->
     for name in ("bus1", "bus2"):
         env = composed["services"][name]["environment"]
         assert env["MESSAGEBUSD_BACKEND__KIND"] == "redis"
-        _check_config(COMPOSE / "bus.toml", {**env, "MESSAGEBUSD_BACKEND__KIND": kind})
+        check_config(COMPOSE / "bus.toml", {**env, "MESSAGEBUSD_BACKEND__KIND": kind})
 
 
 def test_the_parts_find_each_other(composed: dict[str, Any]) -> None:

@@ -38,6 +38,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
 
+$(VENV)/.deploy: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group deploy
+	@touch $@
+
 node_modules/.installed: package.json package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: apt-get install npm" >&2; exit 1; }
 	npm ci --silent --no-audit --no-fund
@@ -64,7 +68,7 @@ packages: ## Install the system packages that the tests need (asks for sudo unle
 	@deploy/install-test-packages.sh
 
 .PHONY: test
-test: packages install ## Set everything up and run every test
+test: packages install $(VENV)/.deploy ## Set everything up and run every test
 	$(PYTEST) tests clients/python/tests $(PARALLEL)
 
 .PHONY: unit
@@ -88,6 +92,10 @@ format: install ## Format the code and mend what ruff can mend
 docs: install ## Write the sample configuration and docs/configuration.md anew from the settings
 	$(BIN)/python -m messagebusd.settings.reference sample > config/bus.toml
 	$(BIN)/python -m messagebusd.settings.reference markdown > docs/configuration.md
+
+.PHONY: deploy-tests
+deploy-tests: packages install $(VENV)/.deploy ## Run what is shipped in deploy/: proxies, units, chart
+	$(PYTEST) tests/deploy
 
 .PHONY: conformance
 conformance: install ## Run the recorded scenarios of the original against the daemon

@@ -6,54 +6,64 @@ import asyncio
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.support.program import START_SECONDS, Program, accepts, find_program, free_port
-
-CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx.conf"
+from tests.support.shipped import adapted
 
 _WORKER_STARTED = re.compile(r"start worker process \d+")
 
 
-def configuration(directory: Path, port: int, upstream: str) -> str:
-    """Return the shipped configuration with its "# site:" lines set for a test."""
-    replacements = {
+def places(directory: Path) -> dict[str, str]:
+    """Where a test's nginx may write, and as whom; the same in all of its shipped files."""
+    # The temporary directories that are compiled in belong to the system's nginx.
+    temporary = "".join(
+        f" {kind}_temp_path {directory}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return {
         # Ignored unless it is root who runs the tests.
         "user www-data;": "user root;",
         "pid /run/nginx.pid;": f"pid {directory}/nginx.pid;",
         "error_log /var/log/nginx/error.log warn;": f"error_log {directory}/error.log notice;",
-        # The temporary directories that are compiled in belong to the system's nginx.
-        "access_log /var/log/nginx/access.log combined;": f"access_log {directory}/access.log;"
-        + "".join(
-            f" {kind}_temp_path {directory}/{kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        "access_log /var/log/nginx/access.log combined;": (
+            f"access_log {directory}/access.log;{temporary}"
         ),
-        "server 127.0.0.1:8090;": f"server {upstream};",
-        "listen 80;": f"listen 127.0.0.1:{port};",
     }
-    lines = []
-    for line in CONFIGURATION.read_text().splitlines():
-        directive, marked, _ = line.partition("# site:")
-        if marked and not directive.lstrip().startswith("#"):
-            indent = directive[: len(directive) - len(directive.lstrip())]
-            line = indent + replacements.pop(directive.strip())
-        lines.append(line)
-    assert not replacements, f"not in {CONFIGURATION.name}: {list(replacements)}"
-    return "\n".join(lines) + "\n"
+
+
+def configuration(directory: Path, port: int, upstream: str) -> str:
+    """The shipped nginx.conf, set for a test."""
+    return adapted(
+        "nginx.conf",
+        {
+            **places(directory),
+            "server 127.0.0.1:8090;": f"server {upstream};",
+            "listen 80;": f"listen 127.0.0.1:{port};",
+        },
+    )
 
 
 class Nginx:
     """An nginx process that forwards to ``upstream``, "host:port".
 
-    Keeps its port over ``stop`` and ``start``. Use as an asynchronous context manager.
+    ``configure`` makes its configuration from folder, port and upstream. Keeps its port over
+    ``stop`` and ``start``. Use as an asynchronous context manager.
     """
 
-    def __init__(self, upstream: str, directory: Path) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        directory: Path,
+        configure: Callable[[Path, int, str], str] = configuration,
+    ) -> None:
         self._directory = directory
         self._config = directory / "nginx.conf"
         self._upstream = upstream
+        self._configure = configure
         self._port = free_port()
         self._program = Program(
             directory,
@@ -63,6 +73,10 @@ class Nginx:
             ],
             lambda: accepts(self._port),
         )
+
+    @property
+    def port(self) -> int:
+        return self._port
 
     @property
     def url(self) -> str:
@@ -95,7 +109,7 @@ class Nginx:
 
     async def start(self) -> None:
         """Start it, and return when it accepts connections."""
-        self._config.write_text(configuration(self._directory, self._port, self._upstream))
+        self._config.write_text(self._configure(self._directory, self._port, self._upstream))
         self._program.start()
 
     async def stop(self) -> None:

@@ -150,8 +150,8 @@ class PollDoor:
             return problem_response(request, error, headers)
         except LookupRefused as refusal:
             self._metrics.refused(DOOR, "lookup_refused")
-            # The type belongs to the application's own body, and is not to be guessed at.
-            plain = (("content-type", PLAIN_TYPE), ("x-content-type-options", "nosniff"))
+            # The type belongs to the application's own body.
+            plain = (("content-type", PLAIN_TYPE),)
             return web.Response(
                 status=refusal.status,
                 body=refusal.body,

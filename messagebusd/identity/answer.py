@@ -52,7 +52,8 @@ _CACHING = frozenset({"age", "cache-control", "etag", "expires", "last-modified"
 # What is answered while the application is not there, by itself or what stands in front of it.
 _AWAY = frozenset({502, 503, 504})
 # About the application's own connection with us. The prefixes are for proxies in front of us.
-_OWN = frozenset({"alt-svc", "date", "server", "x-content-type-options"})
+_NOSNIFF = "x-content-type-options"
+_OWN = frozenset({"alt-svc", "date", "server", _NOSNIFF})
 _PROXY_PREFIXES = ("proxy-", "x-accel-", "x-sendfile")
 
 
@@ -168,7 +169,8 @@ def _response_headers(headers: dict[str, str | list[str]]) -> Headers:
 
 
 def _passed_on(headers: Iterable[tuple[str, str]]) -> Headers:
-    """A refusal's headers as far as they are for the visitor; its type is that of its body."""
+    """A refusal's headers as far as they are for the visitor; its type is that of its body, and
+    so is that no browser may guess another."""
     lines = [(name.lower(), value) for name, value in headers]
     named = {
         each.strip().lower()
@@ -183,7 +185,7 @@ def _passed_on(headers: Iterable[tuple[str, str]]) -> Headers:
             continue
         if name == "content-type":
             passed[name] = value
-        elif name not in _FRAMING and name not in named and not _is_own(name):
+        elif name == _NOSNIFF or (name not in _FRAMING | named and not _is_own(name)):
             rest.append((name, value))
     return _bounded([*passed.items(), *rest])
 

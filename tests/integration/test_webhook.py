@@ -98,7 +98,7 @@ async def test_the_address_behind_trusted_proxies(start_daemon: StartDaemon) -> 
 async def test_refusals_are_passed_on(start_daemon: StartDaemon) -> None:
     async def answer(request: web.Request) -> Any:
         status = int((await request.json())["headers"]["cookie"])
-        headers = {"X-Reason": "blocked", "Retry-After": "30"}
+        headers = {"X-Reason": "blocked", "Retry-After": "30", "X-Content-Type-Options": "nosniff"}
         return web.Response(status=status, text="Invalid Access", headers=headers)
 
     async with application(answer) as url:

@@ -107,7 +107,8 @@ async def test_a_browser_asks_once_whether_it_may(
         methods: list[str] = []
 
         def note(event: Any) -> None:
-            methods.append(event["request"]["method"])
+            if event["request"]["url"].startswith(daemon.url):  # not the page's own icon
+                methods.append(event["request"]["method"])
 
         session = await context.new_cdp_session(page)
         session.on("Network.requestWillBeSent", note)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import StartDaemon
 from tests.faults.traffic import traffic
-from tests.faults.world import PostgresWorld, postgres_world, settings
+from tests.faults.world import LATER, PostgresWorld, postgres_world, settings
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -38,7 +38,7 @@ async def test_the_table_is_dropped_and_made_anew(
     world: PostgresWorld, start_daemon: StartDaemon
 ) -> None:
     """As the Ruby library's reset! does it."""
-    daemon = await start_daemon(settings(world.backend))
+    daemon = await start_daemon(settings(world.backend, interval=LATER))
     async with traffic([daemon.url], daemon.key) as running:
         await running.published_more(100)
         await running.quiet()

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import StartDaemon
 from tests.faults.traffic import traffic, until
-from tests.faults.world import RedisWorld, metric, ready, redis_world, settings
+from tests.faults.world import LATER, RedisWorld, metric, ready, redis_world, settings
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.timeout(120)
@@ -30,7 +30,7 @@ async def world(tmp_path: Path) -> AsyncIterator[RedisWorld]:
 
 async def test_redis_comes_back_empty(world: RedisWorld, start_daemon: StartDaemon) -> None:
     """What had reached everybody is gone from the store; what comes afterwards reaches all."""
-    daemon = await start_daemon(settings(world.backend))
+    daemon = await start_daemon(settings(world.backend, interval=LATER))
     async with traffic([daemon.url], daemon.key) as running:
         await running.published_more(100)
         await running.quiet()
@@ -43,7 +43,7 @@ async def test_redis_comes_back_empty(world: RedisWorld, start_daemon: StartDaem
 
 
 async def test_redis_is_flushed(world: RedisWorld, start_daemon: StartDaemon) -> None:
-    daemon = await start_daemon(settings(world.backend))
+    daemon = await start_daemon(settings(world.backend, interval=LATER))
     async with traffic([daemon.url], daemon.key) as running:
         await running.published_more(100)
         await running.quiet()

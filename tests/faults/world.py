@@ -21,11 +21,18 @@ DURABLE_REDIS = {"appendonly": "yes", "appendfsync": "always"}
 DURABLE_POSTGRES = {"fsync": "on", "synchronous_commit": "on"}
 
 
-def settings(backend: Mapping[str, Any], **server: Any) -> dict[str, Any]:
-    """Settings of a daemon whose polls come back every few seconds, with users by header."""
+# Polls that come back every few seconds; and those that stay, where one that is on its way back while
+# the ids begin anew would miss what guarantees.md says it may miss.
+SOON, LATER = 4.0, 60.0
+
+
+def settings(
+    backend: Mapping[str, Any], *, interval: float = SOON, **server: Any
+) -> dict[str, Any]:
+    """Settings of a daemon, with users by header."""
     return {
         "server": {"trusted_proxies": ["127.0.0.1"], "shutdown_timeout": 5.0, **server},
-        "poll": {"long_polling_interval": 4.0},
+        "poll": {"long_polling_interval": interval},
         "lookup": {"mode": "headers"},
         "backend": dict(backend),
     }

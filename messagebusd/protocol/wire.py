@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache, partial
 from http import HTTPStatus
 
 import msgspec
@@ -105,9 +106,18 @@ def json_answer(headers: Headers, body: bytes) -> bytes:
 
 def head(status: int, headers: Headers) -> bytes:
     """A response head. Headers were checked where they came in: see `is_header`."""
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+    return head_lines(status, headers) + b"\r\n"
+
+
+def head_lines(status: int, headers: Headers) -> bytes:
+    """A response head to which more can be added."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in headers]
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+# Most answers have the same few headers.
+ok_lines = lru_cache(maxsize=256)(partial(head_lines, 200))
 
 
 def is_header(name: str, value: str) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from messagebusd.identity.base import RequestHeaders
 
 UNIX = "unix"
 # More proxies than stand in any row; what is older in a header was written to keep us busy.
@@ -40,7 +42,7 @@ class TrustedProxies:
         return self._trusts(transport, _peer_address(transport))
 
     def client_address(
-        self, transport: asyncio.BaseTransport | None, headers: Mapping[str, str]
+        self, transport: asyncio.BaseTransport | None, headers: RequestHeaders
     ) -> str:
         """The address of whoever is in front of all trusted proxies; "" where it is unknown.
 
@@ -51,19 +53,19 @@ class TrustedProxies:
         address = "" if transport is None else _peer_address(transport)
         if transport is not None and self._trusts(transport, address):
             # A proxy may add a line of its own instead of extending the client's.
-            lines = [value for name, value in headers.items() if name.lower() == _FORWARDED]
+            lines = headers.getall(_FORWARDED, ())
             hops = ",".join(lines).rsplit(",", MAX_HOPS)[-MAX_HOPS:]
             for hop in reversed([each.strip() for each in hops if each.strip()]):
-                found = _read(hop[:_LONGEST])
-                if found is None:
+                found = _address(hop[:_LONGEST])
+                if not found:
                     break
-                address = str(found)
+                address = found
                 if not self._contains(address):
                     break
         return address
 
     def counted_address(
-        self, transport: asyncio.BaseTransport | None, headers: Mapping[str, str]
+        self, transport: asyncio.BaseTransport | None, headers: RequestHeaders
     ) -> str:
         """What limits by address count: the client's address, of IPv6 the first 64 bits.
 
@@ -86,6 +88,12 @@ class TrustedProxies:
     def _is_listed(self, text: str) -> bool:
         address = _read(text)
         return address is not None and any(address in network for network in self._networks)
+
+
+@lru_cache(_REMEMBERED)
+def _address(text: str) -> str:
+    """An address as it is always written; "" for what is none."""
+    return str(_read(text) or "")
 
 
 @lru_cache(_REMEMBERED)
@@ -112,4 +120,4 @@ def _is_unix(transport: asyncio.BaseTransport) -> bool:
 def _peer_address(transport: asyncio.BaseTransport) -> str:
     """The other end's address; "" of a Unix socket, whose name is no tuple, or none."""
     peer = transport.get_extra_info("peername")
-    return str(_read(str(peer[0])) or "") if isinstance(peer, tuple) else ""
+    return _address(str(peer[0])) if isinstance(peer, tuple) else ""

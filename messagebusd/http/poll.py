@@ -230,7 +230,9 @@ class PollDoor:
 
     def _instead_of_parking(self, until: float) -> CloseReason | None:
         """How a poll ends that cannot wait; None if it can. ``until`` is its identity's end."""
-        if not self._settings.long_polling_enabled or asyncio.get_running_loop().time() >= until:
+        if not self._settings.long_polling_enabled or (
+            until < math.inf and asyncio.get_running_loop().time() >= until
+        ):
             return CloseReason.ENDED
         return None if self._bus.hub.has_room else CloseReason.FULL
 

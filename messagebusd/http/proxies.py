@@ -34,6 +34,7 @@ class TrustedProxies:
         self._unix = UNIX in entries
         self._contains = lru_cache(_REMEMBERED)(self._is_listed)
         self._counted = lru_cache(_REMEMBERED)(self._count)
+        self._remembered = lru_cache(_REMEMBERED)(self._find_client)
 
     def trusts(self, transport: asyncio.BaseTransport | None) -> bool:
         """Whether the other end of this transport is one of them."""
@@ -50,18 +51,25 @@ class TrustedProxies:
         the first address that is no trusted proxy was written by that client itself. What is no
         address ends the reading, too.
         """
-        address = "" if transport is None else _peer_address(transport)
-        if transport is not None and self._trusts(transport, address):
-            # A proxy may add a line of its own instead of extending the client's.
-            lines = headers.getall(_FORWARDED, ())
-            hops = ",".join(lines).rsplit(",", MAX_HOPS)[-MAX_HOPS:]
-            for hop in reversed([each.strip() for each in hops if each.strip()]):
-                found = _address(hop[:_LONGEST])
-                if not found:
-                    break
-                address = found
-                if not self._contains(address):
-                    break
+        peer = "" if transport is None else _peer_address(transport)
+        if transport is None or not self._trusts(transport, peer):
+            return peer
+        # A proxy may add a line of its own instead of extending the client's.
+        lines = headers.getall(_FORWARDED, ())
+        if len(lines) == 1 and len(lines[0]) <= _LONGEST:
+            return self._remembered(peer, lines[0])
+        return self._find_client(peer, ",".join(lines))
+
+    def _find_client(self, peer: str, forwarded: str) -> str:
+        address = peer
+        hops = forwarded.rsplit(",", MAX_HOPS)[-MAX_HOPS:]
+        for hop in reversed([each.strip() for each in hops if each.strip()]):
+            found = _address(hop[:_LONGEST])
+            if not found:
+                break
+            address = found
+            if not self._contains(address):
+                break
         return address
 
     def counted_address(

@@ -10,7 +10,7 @@ import enum
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -33,6 +33,8 @@ _FIELD_NAME = re.compile(r'(?im)^content-disposition:[^\r\n]*?[;\s]name="([^"\r\
 class Mode(enum.Enum):
     """How a poll is answered."""
 
+    __hash__ = object.__hash__  # Enum's own is a function in Python; these count polls
+
     POLL = "poll"
     LONG_POLL = "long_poll"
     STREAM = "stream"
@@ -47,8 +49,7 @@ class PollLimits:
     max_client_id: int = 128
 
 
-@dataclass(frozen=True, slots=True)
-class PollRequest:
+class PollRequest(NamedTuple):
     """What a client asks for. ``ignored`` counts keys whose value was no position."""
 
     positions: dict[str, Position]

@@ -92,6 +92,7 @@ def poll_headers(*extra: Iterable[tuple[str, str]]) -> Headers:
     return merge_headers(COMMON_HEADERS, *extra, (("content-type", JSON_TYPE),))
 
 
+@lru_cache(maxsize=256)
 def stream_head(headers: Headers) -> bytes:
     """The head of a stream."""
     others = (each for each in headers if each[0] not in _STREAM_NAMES)
@@ -100,8 +101,8 @@ def stream_head(headers: Headers) -> bytes:
 
 def json_answer(headers: Headers, body: bytes) -> bytes:
     """A whole JSON answer that ends the connection: what a parked long poll is answered with."""
-    framing = (("content-length", str(len(body))), ("connection", "close"))
-    return head(200, (*headers, *framing)) + body
+    framing = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    return ok_lines(headers) + framing + body
 
 
 def head(status: int, headers: Headers) -> bytes:

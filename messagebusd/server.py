@@ -259,10 +259,13 @@ class Server:
             assert each.server is not None
             front = Front(each.server, self._find[listener], self._errors, self._is_draining)
             self._fronts.append(front)
-            self._listeners[listener] = [
-                await self._loop.create_server(front, sock=opened, backlog=LISTEN_BACKLOG)
-                for opened in self._sockets(listener)
-            ]
+            self._listeners[listener] = []
+            for opened in self._sockets(listener):
+                # Connections inherit it: a peer that is silently gone is noticed some day.
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                self._listeners[listener].append(
+                    await self._loop.create_server(front, sock=opened, backlog=LISTEN_BACKLOG)
+                )
         if self.inbox is not None:
             self.inbox.start()
         self._measure_lag(self._loop.time())

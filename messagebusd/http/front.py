@@ -112,8 +112,10 @@ class Front:
         """End those that were idle for too long; then look at when to come again."""
         self._timer = None
         now = self.loop.time()
-        for visitor, until in tuple(self._visitors.items()):
+        while self._visitors:
+            visitor, until = next(iter(self._visitors.items()))
             if until > now:
+                until = max(until, now + self._keepalive / 50)  # some together
                 self._timer = self.loop.call_at(until, self._sweep)
                 return
             visitor.expire()
@@ -224,11 +226,16 @@ class _Visitor(asyncio.Protocol):
 
     async def _serve(self, call: PlainCall, answering: Answering) -> None:
         try:
-            answer = await answering(call)
-        except Exception as error:
-            answer = self._front.errors.answer(error, call.path, call.request_id)
-        if answer is not None:
-            self._write(answer, closes=answer.closes or call.should_close)
+            try:
+                answer = await answering(call)
+            except Exception as error:
+                answer = self._front.errors.answer(error, call.path, call.request_id)
+            if answer is not None:
+                self._write(answer, closes=answer.closes or call.should_close)
+        except BaseException:
+            if self._transport is not None:
+                self._transport.abort()  # nobody answers any more
+            raise
 
     def _write(self, answer: Answer, *, closes: bool) -> None:
         self.is_busy = False
@@ -288,15 +295,14 @@ class _Visitor(asyncio.Protocol):
     def expire(self) -> None:
         """End the connection: it was idle for too long, or what was sent is not read."""
         transport = self._transport
-        if transport is None:
-            return
-        if self.is_busy:
+        if self.is_busy and transport is not None:
             self._front.note(self)
-        elif transport.get_write_buffer_size():
+            return
+        self._front.forget(self)
+        if transport is not None and transport.get_write_buffer_size():
             transport.abort()
-        else:
+        elif transport is not None:
             transport.close()
-            self._front.forget(self)
 
     def _leave(self) -> None:
         self._front.forget(self)

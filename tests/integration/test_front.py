@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -201,6 +202,17 @@ async def test_many_requests_on_one_connection_of_every_kind(ways: Ways) -> None
         for _ in range(3):
             for request in (poll(), poll(path="/elsewhere"), REQUESTS["chunks"], poll()):
                 assert (await connection.request(request)).status in (200, 404)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_peers_that_are_silently_gone_are_noticed(ways: Ways) -> None:
+    async with await RawConnection.open(ways.daemon.url) as connection:
+        await connection.send(poll(path="/message-bus/c/poll")).chunk_count(1)
+        assert ways.daemon._server is not None
+        [parked] = ways.daemon._server.hub.connections()
+        assert parked.transport is not None
+        peer = parked.transport.get_extra_info("socket")
+        assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 @pytest.mark.asyncio(loop_scope="module")

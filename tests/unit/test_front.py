@@ -324,6 +324,17 @@ async def test_a_client_that_has_gone_is_not_answered() -> None:
     assert transport.writes == []
 
 
+async def test_an_answer_that_is_cancelled_ends_its_connection() -> None:
+    world = World()
+    world.waits = asyncio.get_running_loop().create_future()
+    protocol, transport = world.connect()
+    protocol.data_received(REQUEST)
+    world.waits.cancel()
+    while not transport.closed:
+        await asyncio.sleep(0)
+    assert (transport.aborted, transport.writes) == (True, [])
+
+
 async def test_draining_and_closing() -> None:
     world = World()
     busy, waiting = world.connect()

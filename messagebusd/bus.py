@@ -60,6 +60,8 @@ class News:
 
     def array(self) -> bytes:
         """As one JSON array, the status last."""
+        if not self:
+            return wire.EMPTY_ARRAY
         encoded = [each.encoded for each in self.messages]
         if self.status:
             encoded.append(wire.status_message(self.status))

@@ -37,6 +37,8 @@ class State(enum.Enum):
 class CloseReason(enum.Enum):
     """Why a poll ended; the values are the metric's labels."""
 
+    __hash__ = object.__hash__  # as that of Mode
+
     ANSWERED = "answered"
     DEADLINE = "deadline"
     SUPERSEDED = "superseded"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Literal, Self
 
 from prometheus_client import (
@@ -47,6 +48,58 @@ class _Gauge(Gauge):
         self.function = f
 
 
+class _Observed:
+    """A histogram's observations since it was last flushed: its own way to take one is slow.
+
+    It knows of prometheus_client how a histogram keeps them.
+    """
+
+    __slots__ = ("_counts", "_histogram", "_sum")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._counts = [0] * (len(_LATENCIES) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Take one."""
+        self._counts[bisect_left(_LATENCIES, seconds)] += 1
+        self._sum += seconds
+
+    def flush(self) -> None:
+        """Put all where others can read them."""
+        counts, self._counts = self._counts, [0] * len(self._counts)
+        for bucket, count in zip(self._histogram._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._histogram._sum.inc(self._sum)
+        self._sum = 0.0
+
+
+class _Operation:
+    """A store operation that is being measured."""
+
+    __slots__ = ("_clock", "_errors", "_seconds", "_started")
+
+    def __init__(self, seconds: _Observed, errors: Counter, clock: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._errors = errors
+        self._clock = clock
+
+    def __enter__(self) -> None:
+        self._started = self._clock()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._seconds.observe(self._clock() - self._started)
+        if isinstance(error, StoreUnavailable):
+            self._errors.inc()
+
+
 class Metrics:
     """The metrics of one process, on a registry of their own; or of all workers, see `shared`."""
 
@@ -57,6 +110,7 @@ class Metrics:
         self._folder = folder
         self._count_parked: Callable[[], Mapping[Mode, int]] = dict
         self._gauges: list[_Gauge] = []
+        self._observed: list[_Observed] = []
         self.registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -66,6 +120,10 @@ class Metrics:
             return Histogram(
                 f"messagebusd_{name}", text, labels, buckets=_LATENCIES, registry=self.registry
             )
+
+        def observed(histogram: Histogram) -> _Observed:
+            self._observed.append(made := _Observed(histogram))
+            return made
 
         def gauge(
             name: str,
@@ -94,13 +152,15 @@ class Metrics:
             "withheld", "Messages kept from parked subscribers by audience or filters"
         )
         self._filter_errors = counter("filter_errors", "Filters that failed, and so withheld")
-        self._delivery_seconds = histogram(
-            "delivery_seconds", "From the publish of a message to its last write"
+        self._delivery_seconds = observed(
+            histogram("delivery_seconds", "From the publish of a message to its last write")
         )
-        self._first_frame_seconds = histogram(
-            "first_frame_seconds", "From the request's body to the first bytes of its answer"
+        self._first_frame_seconds = observed(
+            histogram(
+                "first_frame_seconds", "From the request's body to the first bytes of its answer"
+            )
         )
-        self._lookup_seconds = histogram("lookup_seconds", "Identity lookups by outcome", "outcome")
+        lookup_seconds = histogram("lookup_seconds", "Identity lookups by outcome", "outcome")
         self._lookup_cache = counter(
             "lookup_cache",
             "Identity lookups by what the cache did: hit, miss, shared, stale, bypass",
@@ -109,7 +169,7 @@ class Metrics:
         self._lookup_paused = gauge(
             "lookup_paused", "Workers that leave the application alone, because it fails"
         )
-        self._store_seconds = histogram("store_seconds", "Store operations", "operation")
+        store_seconds = histogram("store_seconds", "Store operations", "operation")
         self._store_errors = counter("store_errors", "Failed store operations", "operation")
         self.loop_lag = gauge(
             "event_loop_lag_seconds",
@@ -143,7 +203,7 @@ class Metrics:
             door: self._publishes.labels(door) for door in ("http", "redis", "broadcast")
         }
         self._lookups = {
-            outcome: self._lookup_seconds.labels(outcome)
+            outcome: observed(lookup_seconds.labels(outcome))
             for outcome in ("identified", "refused", "unavailable")
         }
         self._lookup_caches = {
@@ -151,7 +211,7 @@ class Metrics:
             for outcome in ("hit", "miss", "shared", "stale", "bypass")
         }
         self._stores = {
-            name: (self._store_seconds.labels(name), self._store_errors.labels(name))
+            name: (observed(store_seconds.labels(name)), self._store_errors.labels(name))
             for name in ("publish", "read", "check")
         }
 
@@ -171,7 +231,10 @@ class Metrics:
         self._count_parked = count
 
     def refresh(self) -> None:
-        """Ask for what is asked for only now and then, so that parking costs nothing."""
+        """Ask for what is asked for only now and then, so that parking costs nothing; and hand on
+        what was measured meanwhile."""
+        for observed in self._observed:
+            observed.flush()
         counts = self._count_parked()
         for mode, parked in self._parked.items():
             parked.set(counts.get(mode, 0))
@@ -180,7 +243,8 @@ class Metrics:
                 gauge.set(gauge.function())
 
     def render(self) -> bytes:
-        """All of it in Prometheus' text format. Other workers' gauges may be a second old."""
+        """All of it in Prometheus' text format. Other workers' gauges and histograms may be a
+        second old."""
         self.refresh()
         if self._folder is None:
             return generate_latest(self.registry)
@@ -240,18 +304,9 @@ class Metrics:
 
     # -- the store ---------------------------------------------------------------------------
 
-    @contextmanager
-    def store_operation(self, name: str) -> Iterator[None]:
+    def store_operation(self, name: str) -> _Operation:
         """Measure what happens inside; count it if the store fails."""
-        seconds, errors = self._stores[name]
-        started = self._clock()
-        try:
-            yield
-        except StoreUnavailable:
-            errors.inc()
-            raise
-        finally:
-            seconds.observe(self._clock() - started)
+        return _Operation(*self._stores[name], self._clock)
 
     def store_reconnected(self) -> None:
         """See `backends.base.Observer`, also for the following."""

@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import uvloop
 from aiohttp import web
@@ -33,6 +34,8 @@ from messagebusd.http.api import Api
 from messagebusd.http.app import internal_app, public_app, runner
 from messagebusd.http.auth import KeyRing
 from messagebusd.http.cors import CorsPolicy
+from messagebusd.http.front import Front, Route, routes
+from messagebusd.http.middleware import Errors
 from messagebusd.http.ops import OpsDoor
 from messagebusd.http.poll import PollDoor
 from messagebusd.http.proxies import TrustedProxies
@@ -182,11 +185,12 @@ class Server:
                 rules,
                 SiteMap(settings.sites),
             )
-        public = public_app(prefix, door, self.metrics, poll.max_body, self._is_draining)
+        errors = Errors(self.metrics)
+        public = public_app(prefix, door, errors, poll.max_body, self._is_draining)
         if extend is not None:
             extend(public)
         split = settings.server.internal_listen is not None
-        internal = internal_app(self.metrics, poll.max_body, self._is_draining) if split else public
+        internal = internal_app(errors, poll.max_body, self._is_draining) if split else public
         ops = OpsDoor(
             self.bus,
             self.metrics,
@@ -196,18 +200,28 @@ class Server:
         )
         internal.add_routes(ops.routes())
         apps = {"public": public, "internal": internal} if split else {"public": public}
+        plain: dict[str, Route] = {}
         if settings.api.enabled:
             api = self._api(rules)
             internal.add_routes(api.routes())
+            plain = api.plain_routes()
             if place is not None:
-                apps[SIBLINGS] = internal_app(self.metrics, MAX_BODY_BYTES, self._is_draining)
+                apps[SIBLINGS] = internal_app(errors, MAX_BODY_BYTES, self._is_draining)
                 apps[SIBLINGS].add_routes(api.sibling_routes())
 
         self._runners = {
             listener: runner(app, self.metrics, HANDLER_TIMEOUT_SECONDS)
             for listener, app in apps.items()
         }
-        self._sites: dict[str, list[web.BaseSite]] = {}
+        self._errors = errors
+        polls = None if door is None else Route(door.handle, door.is_immediate)
+        self._find = {
+            "public": routes({} if split else plain, prefix, polls),
+            "internal": routes(plain),
+            SIBLINGS: routes({}),
+        }
+        self._fronts: list[Front] = []
+        self._listeners: dict[str, list[asyncio.Server]] = {}
         self.addresses: dict[str, str] = {}
         self._lag_timer: asyncio.TimerHandle | None = None
 
@@ -242,12 +256,16 @@ class Server:
         await self.lookup.open()
         for listener, each in self._runners.items():
             await each.setup()
-            self._sites[listener] = [
-                web.SockSite(each, opened, backlog=LISTEN_BACKLOG)
-                for opened in self._sockets(listener)
-            ]
-            for site in self._sites[listener]:
-                await site.start()
+            assert each.server is not None
+            front = Front(each.server, self._find[listener], self._errors, self._is_draining)
+            self._fronts.append(front)
+            self._listeners[listener] = []
+            for opened in self._sockets(listener):
+                # Connections inherit it: a peer that is silently gone is noticed some day.
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                self._listeners[listener].append(
+                    await self._loop.create_server(front, sock=opened, backlog=LISTEN_BACKLOG)
+                )
         if self.inbox is not None:
             self.inbox.start()
         self._measure_lag(self._loop.time())
@@ -278,17 +296,22 @@ class Server:
         self._draining = True
         self.hub.max_active_clients = 0
         _log.info("draining", extra={"parked": self.hub.parked})
-        for listener, sites in self._sites.items():
+        for listener, servers in self._listeners.items():
             if listener == "public" or (leave and listener == "internal"):
-                for site in sites:
-                    await site.stop()
+                for each in servers:
+                    each.close()
         await self._wait_for_polls(hurry)
         self.hub.end_feeds()
-        for each in self._runners.values():
-            await each.cleanup()
+        for server in chain.from_iterable(self._listeners.values()):
+            server.close()
+        # First those who may still hand their connections on.
+        await asyncio.gather(*(each.close(HANDLER_TIMEOUT_SECONDS) for each in self._fronts))
+        for served in self._runners.values():
+            await served.cleanup()
         self.hub.abort()
         if self._lag_timer is not None:
             self._lag_timer.cancel()
+        self.metrics.refresh()  # who comes after us counts on
         if self.inbox is not None:
             await self.inbox.close()
         await self.lookup.close()

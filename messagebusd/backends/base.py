@@ -132,7 +132,13 @@ class Observer(Protocol):
 
 
 class Backend(ABC):
-    """A store. Opened once, closed once; methods may be called concurrently in between."""
+    """A store. Opened once, closed once; methods may be called concurrently in between.
+
+    ``is_immediate`` says that they wait for nothing and nobody, and so need neither a task nor a
+    timeout.
+    """
+
+    is_immediate = False
 
     @abstractmethod
     async def open(self) -> None:

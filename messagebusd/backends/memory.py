@@ -63,6 +63,8 @@ class _Channel:
 class MemoryBackend(Backend):
     """See the module's docstring. ``clock`` is monotonic, in seconds; ``wall`` is for snapshots."""
 
+    is_immediate = True
+
     def __init__(
         self,
         retention: Retention,

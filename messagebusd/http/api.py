@@ -12,7 +12,9 @@ from aiohttp.typedefs import Handler
 from messagebusd.bus import MessageBus
 from messagebusd.http import openapi
 from messagebusd.http.auth import KeyRing
+from messagebusd.http.call import through_aiohttp
 from messagebusd.http.exchange import answer, refuse_query
+from messagebusd.http.front import Route
 from messagebusd.http.inspection import InspectionDoor
 from messagebusd.http.publishing import PublishDoor
 from messagebusd.http.reading import ReadDoor
@@ -23,6 +25,7 @@ from messagebusd.protocol.publication import PublishRules
 from messagebusd.protocol.requests import PollLimits
 
 PREFIX = "/api/v1/"
+PUBLISH = f"{PREFIX}publish"
 
 
 class Api:
@@ -64,8 +67,8 @@ class Api:
         """What an application has to serve."""
         publish, read, inspect = self._publish, self._read, self._inspect
         return [
-            web.post(f"{PREFIX}publish", publish.publish),
-            web.post(f"{PREFIX}publish/batch", publish.batch),
+            web.post(PUBLISH, through_aiohttp(publish.publish)),
+            web.post(f"{PUBLISH}/batch", through_aiohttp(publish.batch)),
             _get(f"{PREFIX}last_id", read.last_id),
             web.post(f"{PREFIX}last_ids", read.last_ids),
             _get(f"{PREFIX}backlog", read.backlog),
@@ -81,6 +84,10 @@ class Api:
             _get(f"{PREFIX}stats", inspect.stats),
             _get(f"{PREFIX}openapi.json", self._openapi),
         ]
+
+    def plain_routes(self) -> dict[str, Route]:
+        """What `front` may serve as well."""
+        return {PUBLISH: Route(self._publish.publish, self._publish.is_immediate)}
 
     def sibling_routes(self) -> list[web.RouteDef]:
         """What only the other workers may ask."""

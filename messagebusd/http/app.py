@@ -10,7 +10,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from messagebusd.http.middleware import problem_middleware
+from messagebusd.http.call import through_aiohttp
+from messagebusd.http.middleware import Errors, problem_middleware
 from messagebusd.http.poll import PollDoor
 from messagebusd.http.scripts import ClientScripts
 from messagebusd.metrics import Metrics
@@ -26,21 +27,19 @@ LINGER_SECONDS = 3.0
 def public_app(
     prefix: str,
     door: PollDoor | None,
-    metrics: Metrics,
+    errors: Errors,
     max_body: int,
     is_draining: Callable[[], bool],
 ) -> web.Application:
     """What the world may reach: polls and the browser client, if this node serves them."""
-    app = internal_app(metrics, max_body, is_draining)
+    app = internal_app(errors, max_body, is_draining)
     if door is not None:
         ClientScripts(prefix).add_to(app)
-        app.router.add_route("*", prefix + "{path:.*}", door.handle)
+        app.router.add_route("*", prefix + "{path:.*}", through_aiohttp(door.handle))
     return app
 
 
-def internal_app(
-    metrics: Metrics, max_body: int, is_draining: Callable[[], bool]
-) -> web.Application:
+def internal_app(errors: Errors, max_body: int, is_draining: Callable[[], bool]) -> web.Application:
     """An application without routes, with what all of ours have in common."""
 
     @web.middleware
@@ -52,7 +51,7 @@ def internal_app(
         return response
 
     app = web.Application(
-        middlewares=[say_goodbye, problem_middleware(metrics)], client_max_size=max_body
+        middlewares=[say_goodbye, problem_middleware(errors)], client_max_size=max_body
     )
     app.on_response_prepare.append(_hide_software)
     return app

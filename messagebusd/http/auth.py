@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from aiohttp import web
-
 from messagebusd.errors import ConfigurationError, Forbidden, Unauthorized
+from messagebusd.http.call import Headed
 from messagebusd.http.limits import take_messages
 from messagebusd.protocol.channels import GLOBAL_PREFIX, ChannelPatterns
 from messagebusd.protocol.ratelimit import Bucket
@@ -119,13 +118,13 @@ class KeyRing:
             keys.append(Key(GENERATED_KEY_NAME, digest(generated_key)))
         return cls(keys, wall)
 
-    def authorize(self, request: web.BaseRequest, scope: Scope) -> Key:
+    def authorize(self, request: Headed, scope: Scope) -> Key:
         """The request's key, which has this scope. Raises Unauthorized or Forbidden."""
         key = self.identify(request)
         key.require_scope(scope)
         return key
 
-    def identify(self, request: web.BaseRequest) -> Key:
+    def identify(self, request: Headed) -> Key:
         """The request's key. Raises Unauthorized."""
         sent = request.headers.getall("Authorization", ())
         if not sent:

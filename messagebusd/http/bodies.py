@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from messagebusd.errors import LimitExceeded, MalformedRequest, RequestTimeout
 
 
 async def read_body(request: web.BaseRequest, max_bytes: int, timeout_seconds: float) -> bytes:
     """The whole body. Raises LimitExceeded, RequestTimeout, or MalformedRequest for bad framing."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise MalformedRequest(
-            "bodies must not be compressed", code="unsupported_encoding", status=415
-        )
-    declared = request.content_length
-    if declared is not None and declared > max_bytes:
-        raise _too_large(max_bytes)
+    check_body(request.headers, request.content_length, max_bytes)
     content = request.content
     if content.is_eof():  # it came with the head: nothing to wait for
-        return _checked(content.read_nowait(), max_bytes)
+        body = content.read_nowait()
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        return body
     received = bytearray()
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -35,10 +33,14 @@ async def read_body(request: web.BaseRequest, max_bytes: int, timeout_seconds: f
     return bytes(received)
 
 
-def _checked(body: bytes, max_bytes: int) -> bytes:
-    if len(body) > max_bytes:
+def check_body(headers: CIMultiDictProxy[str], declared: int | None, max_bytes: int) -> None:
+    """Refuse a body by what its head says. Raises LimitExceeded or MalformedRequest."""
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise MalformedRequest(
+            "bodies must not be compressed", code="unsupported_encoding", status=415
+        )
+    if declared is not None and declared > max_bytes:
         raise _too_large(max_bytes)
-    return body
 
 
 def _too_large(max_bytes: int) -> LimitExceeded:

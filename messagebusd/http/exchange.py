@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import msgspec
@@ -16,9 +16,11 @@ from aiohttp import web
 
 from messagebusd.errors import MalformedRequest
 from messagebusd.http.bodies import read_body
+from messagebusd.http.call import Answer, Asked, to_response
 from messagebusd.protocol.channels import validate_channel, validate_site
 from messagebusd.protocol.publication import parse_object
 from messagebusd.protocol.requests import MAX_ID
+from messagebusd.protocol.wire import Headers
 
 # Bodies other than publications: the names of 500 channels of 512 bytes take a quarter of it.
 MAX_BODY_BYTES = 1024 * 1024
@@ -30,25 +32,26 @@ Decode = Callable[[bytes | msgspec.Raw], Any]
 
 NDJSON = "application/x-ndjson"
 
-_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+_HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 # Names that people give to a key in a query.
 _KEY_NAMES = frozenset({"key", "api_key", "apikey", "token", "access_token", "authorization"})
 
 
-def answer(
-    body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def answer(body: bytes) -> web.Response:
     """JSON text as an answer."""
-    return web.Response(
-        status=status, body=body, headers={**_HEADERS, **headers} if headers else _HEADERS
-    )
+    return to_response(json_answer(body))
+
+
+def json_answer(body: bytes, status: int = 200, headers: Headers = ()) -> Answer:
+    """JSON text as an answer, for whoever writes it."""
+    return Answer(status, body, (*_HEADERS, *headers) if headers else _HEADERS)
 
 
 class Query:
     """The query's parameters. Raises MalformedRequest for any that the call does not know."""
 
-    def __init__(self, request: web.Request, *names: str, repeatable: Collection[str] = ()) -> None:
+    def __init__(self, request: Asked, *names: str, repeatable: Collection[str] = ()) -> None:
         self._parameters = request.query
         for name in self._parameters:
             if name not in names:
@@ -104,9 +107,9 @@ class Query:
         return channel
 
 
-def refuse_query(request: web.Request) -> None:
+def refuse_query(request: Asked) -> None:
     """Raise MalformedRequest if there is a query at all."""
-    if request.query_string:
+    if request.query:
         Query(request)
 
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import hashlib
 
-from aiohttp import web
-
 from messagebusd.backends.base import Once
 from messagebusd.errors import MalformedRequest
+from messagebusd.http.call import Headed
 
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotent-Replayed"
 MAX_KEY_LENGTH = 255
 
 
-def idempotency_key(request: web.BaseRequest) -> str | None:
+def idempotency_key(request: Headed) -> str | None:
     """The request's key, if it has one. Raises MalformedRequest."""
     sent = request.headers.getall(HEADER, ())
     if not sent:

@@ -17,9 +17,8 @@ import random
 import time
 from collections.abc import Callable
 
-from aiohttp import web
-
 from messagebusd.errors import RateLimited
+from messagebusd.http.call import Call
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.identity.base import Identity
 from messagebusd.protocol.ratelimit import Bucket, Buckets
@@ -45,12 +44,12 @@ class PollGate:
         self._addresses = _buckets(settings.address_rate, clock)
         self._users = _buckets(settings.user_rate, clock)
 
-    def enter(self, request: web.Request, client_id: str) -> Bucket | None:
+    def enter(self, call: Call, client_id: str) -> Bucket | None:
         """Count a poll by its address and client; the bucket that gets its part back for news."""
         clients, addresses = self._clients, self._addresses
         if clients is None and addresses is None:
             return None
-        address = self._proxies.counted_address(request.transport, request.headers)
+        address = self._proxies.counted_address(call.transport, call.headers)
         if addresses is not None and address:
             self._take(addresses.of(address), addresses, "address")
         if clients is None:

@@ -18,49 +18,60 @@ from messagebusd.errors import (
     RequestError,
     StoreUnavailable,
 )
-from messagebusd.http.problems import problem_response, request_id
+from messagebusd.http.call import Answer, request_id, to_response
+from messagebusd.http.problems import problem_answer
 from messagebusd.metrics import Metrics
 
 API_PREFIX = "/api/"
 # A store that comes back is not met by everybody in the same second.
 RETRY_AFTER_SECONDS = (1, 5)
 
-_HEADERS = {"Cache-Control": "no-store"}
-
 _log = logging.getLogger(__name__)
 
 
-def problem_middleware(metrics: Metrics) -> Middleware:
-    """Answer every error with a problem, and count it. Cancellation passes."""
+class Errors:
+    """Answers every error with a problem, and counts it."""
 
-    def answer(request: web.Request, error: RequestError, **headers: str) -> web.Response:
-        door = "api" if request.path.startswith(API_PREFIX) else "http"
-        metrics.refused(door, error.counted_as)
-        return problem_response(request, error, {**_HEADERS, **headers}.items())
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def answer(self, error: Exception, path: str, request_id: str) -> Answer:
+        """What a call of this path is told."""
+        headers = {"Cache-Control": "no-store"}
+        match error:
+            case RequestError():
+                told = error
+            case StoreUnavailable():
+                _log.warning(
+                    "store unavailable", extra={"reason": str(error), "request_id": request_id}
+                )
+                headers["Retry-After"] = str(random.randint(*RETRY_AFTER_SECONDS))
+                told = store_unavailable()
+            case _:
+                _log.error("request failed", exc_info=error, extra={"request_id": request_id})
+                told = internal_error()
+        door = "api" if path.startswith(API_PREFIX) else "http"
+        self._metrics.refused(door, told.counted_as)
+        return problem_answer(told, request_id, headers.items())
+
+
+def problem_middleware(errors: Errors) -> Middleware:
+    """Answer every error of aiohttp's handlers, and its own. Cancellation passes."""
 
     @web.middleware
     async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
-        except RequestError as error:
-            return answer(request, error)
-        except StoreUnavailable as error:
-            _log.warning(
-                "store unavailable",
-                extra={"reason": str(error), "request_id": request_id(request)},
-            )
-            headers = {"Retry-After": str(random.randint(*RETRY_AFTER_SECONDS))}
-            return answer(request, store_unavailable(), **headers)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return answer(request, _translate(request, error))
+            told: Exception = _translate(request, error)
         except Exception as error:
             if isinstance(error, ConnectionError) and request.transport is None:
                 # The client has gone while its body was read: nobody is left to answer.
                 return web.Response(status=400)
-            _log.exception("request failed", extra={"request_id": request_id(request)})
-            return answer(request, internal_error())
+            told = error
+        return to_response(errors.answer(told, request.path, request_id(request)))
 
     return answer_errors
 

@@ -1,7 +1,7 @@
 """``POST {base_route}message-bus/{client_id}[/anything]``: the subscribers' door (SPEC 2).
 
 The way of a poll: who is it, what does it ask for, what has it missed (`MessageBus.attach`); then
-it is either answered at once as an ordinary response, or parked on its socket (`takeover.hold`).
+it is either answered at once as an ordinary response, or parked on its socket (`Call.hold`).
 Between ``attach`` and parking nothing awaits.
 """
 
@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from messagebusd.bus import MessageBus, News
 from messagebusd.connection import CloseReason, Connection
@@ -32,13 +31,12 @@ from messagebusd.errors import (
     StoreUnavailable,
     Unauthorized,
 )
-from messagebusd.http.bodies import read_body
+from messagebusd.http.call import Answer, Call
 from messagebusd.http.cors import CorsPolicy
 from messagebusd.http.limits import PollGate
-from messagebusd.http.problems import problem_response
+from messagebusd.http.problems import problem_answer
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.sites import SiteMap
-from messagebusd.http.takeover import hold
 from messagebusd.identity.base import Identity, IdentityLookup
 from messagebusd.metrics import Metrics
 from messagebusd.protocol import requests, wire
@@ -58,8 +56,8 @@ LOG_EVERY_SECONDS = 5.0
 # From the request's body to the first bytes of its answer, whatever the host application or the
 # store does: message-bus.js gives up streaming after three (REFERENCE H3), and SPEC 2.4 says two.
 FIRST_FRAME_SECONDS = 1.9
-# aiohttp keeps an answer for as long as its reader does not read; the hub sees to it that large
-# ones are read, or dropped.
+# An answer is kept for as long as its reader does not read; the hub sees to it that large ones are
+# read, or dropped.
 LARGE_ANSWER_BYTES = 2 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
@@ -68,32 +66,30 @@ _log = logging.getLogger(__name__)
 class _Caller:
     """A poll's request as lookups see it."""
 
-    __slots__ = ("_proxies", "_request", "client_id", "headers", "query")
+    __slots__ = ("_call", "_proxies", "client_id", "headers", "query")
 
-    def __init__(
-        self, request: web.Request, proxies: TrustedProxies, client_id: str, query: str
-    ) -> None:
-        self._request = request
+    def __init__(self, call: Call, proxies: TrustedProxies, client_id: str) -> None:
+        self._call = call
         self._proxies = proxies
-        self.headers = request.headers
+        self.headers = call.headers
         self.client_id = client_id
-        self.query = query
+        self.query = call.raw_query
 
     @property
     def trusted(self) -> bool:
-        return self._proxies.trusts(self._request.transport)
+        return self._proxies.trusts(self._call.transport)
 
     @property
     def method(self) -> str:
-        return self._request.method
+        return self._call.method
 
     @property
     def path(self) -> str:
-        return self._request.rel_url.raw_path
+        return self._call.path
 
     @property
     def remote_addr(self) -> str:
-        return self._proxies.client_address(self._request.transport, self.headers)
+        return self._proxies.client_address(self._call.transport, self.headers)
 
 
 class PollDoor:
@@ -131,42 +127,42 @@ class PollDoor:
         headers = wire.poll_headers(settings.extra_response_headers.items())
         self._headers = {each: cors.add_to(headers, each) for each in (None, *cors.origins)}
         self._log_again_at = 0.0
+        # Whether there is nobody who could keep a poll waiting.
+        self.is_immediate = bus.backend.is_immediate and lookup.is_immediate
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, call: Call) -> Answer | None:
         """Answer whatever comes below the prefix."""
-        origin = request.headers.get("Origin")
+        origin = call.headers.get("Origin")
         headers = self._headers.get(origin) or self._headers[None]
         try:
-            client_id, query = self._split(request)
-            if request.method == "OPTIONS":
-                return web.Response(body=b"OK", headers=self._cors.add_preflight(headers))
-            if request.method != "POST":
-                raise MethodNotAllowed(request.method, METHODS)
+            client_id = self._client_id(call)
+            if call.method == "OPTIONS":
+                return Answer(200, b"OK", headers=self._cors.add_preflight(headers))
+            if call.method != "POST":
+                raise MethodNotAllowed(call.method, METHODS)
             if client_id == BROADCAST and self._settings.allow_broadcast:
-                return await self._broadcast(request)
-            return await self._poll(request, client_id, query, headers)
+                return await self._broadcast(call)
+            return await self._poll(call, client_id, headers)
         except RequestError as error:
             self._metrics.refused(DOOR, error.counted_as)
-            return problem_response(request, error, headers)
+            return problem_answer(error, call.request_id, headers)
         except LookupRefused as refusal:
             self._metrics.refused(DOOR, "lookup_refused")
             # The type belongs to the application's own body.
             plain = (("content-type", PLAIN_TYPE),)
-            return web.Response(
-                status=refusal.status,
-                body=refusal.body,
+            return Answer(
+                refusal.status,
+                refusal.body,
                 headers=self._cors.add_to(
                     wire.merge_headers(headers, plain, refusal.headers), origin
                 ),
             )
         except StoreUnavailable as error:
-            return self._turn_away(request, headers, "store_unavailable", error)
+            return self._turn_away(call, headers, "store_unavailable", error)
         except LookupUnavailable as error:
-            return self._turn_away(request, headers, "lookup_unavailable", error)
+            return self._turn_away(call, headers, "lookup_unavailable", error)
 
-    def _turn_away(
-        self, request: web.Request, headers: wire.Headers, code: str, error: Exception
-    ) -> web.Response:
+    def _turn_away(self, call: Call, headers: wire.Headers, code: str, error: Exception) -> Answer:
         """Tell a client to come back: 429 is the only answer that it does not take for a failure
         of its own (REFERENCE H22, H23)."""
         self._metrics.refused(DOOR, code)
@@ -178,36 +174,33 @@ class PollDoor:
             "the poll cannot be answered right now",
             retry_after=random.randint(*RETRY_AFTER_SECONDS),
         )
-        return problem_response(request, later, headers)
+        return problem_answer(later, call.request_id, headers)
 
-    def _split(self, request: web.Request) -> tuple[str, str]:
-        """Client id and query, as sent: escapes in a client id are kept (SPEC 2.1)."""
-        path, _, query = request.raw_path.partition("?")
-        if not path.startswith("/"):  # a proxy's absolute form
-            path = request.rel_url.raw_path
+    def _client_id(self, call: Call) -> str:
+        """The client id as sent: escapes in it are kept (SPEC 2.1)."""
+        path = call.path
         client_id = path[len(self._prefix) :].partition("/")[0]
         # The router also takes an escaped prefix, of another length.
         if not client_id or not path.startswith(self._prefix):
             raise NotFound("a poll's path names the client: message-bus/{client_id}/poll")
         requests.validate_client_id(client_id, self._limits)
-        return client_id, query
+        return client_id
 
-    async def _poll(
-        self, request: web.Request, client_id: str, query: str, headers: wire.Headers
-    ) -> web.StreamResponse:
-        bucket = self._gate.enter(request, client_id)
+    async def _poll(self, call: Call, client_id: str, headers: wire.Headers) -> Answer | None:
+        bucket = self._gate.enter(call, client_id)
         started = time.monotonic()
-        pairs = await self._read_pairs(request)
+        pairs = await self._read_pairs(call)
         asked = requests.parse_poll(pairs, self._limits)
         if asked.ignored:
             self._metrics.ignored(asked.ignored)
-        try:
-            async with asyncio.timeout(FIRST_FRAME_SECONDS):
-                connection, news, until = await self._catch_up(
-                    request, client_id, query, headers, asked
-                )
-        except TimeoutError:
-            raise StoreUnavailable("the store does not answer in time") from None
+        if self.is_immediate:
+            connection, news, until = await self._catch_up(call, client_id, headers, asked)
+        else:
+            try:
+                async with asyncio.timeout(FIRST_FRAME_SECONDS):
+                    connection, news, until = await self._catch_up(call, client_id, headers, asked)
+            except TimeoutError:
+                raise StoreUnavailable("the store does not answer in time") from None
         # No await from here to parking: a message in between would be lost on this poll.
         instead = self._instead_of_parking(until)
         if bucket is not None and news and news.go_beyond(asked.positions):
@@ -219,44 +212,48 @@ class PollDoor:
             begin = partial(
                 self._stream, connection=connection, news=news, instead=instead, until=until
             )
-            return await hold(request, connection, begin)
+            await call.hold(connection, begin)
+            return None
         if mode is Mode.POLL or news or news.truncated or instead is not None:
             body = news.array()
             if len(body) > LARGE_ANSWER_BYTES:
-                return await hold(request, connection, partial(_answer, connection, body))
+                await call.hold(connection, partial(_answer, connection, body))
+                return None
             turned_away = mode is not Mode.POLL and not news and instead is CloseReason.FULL
             reason = CloseReason.FULL if turned_away else CloseReason.ANSWERED
             self._bus.hub.remove(connection, reason)
-            return web.Response(body=body, headers=connection.headers)
+            return Answer(200, body, connection.headers)
         connection.bucket = bucket
         begin = partial(self._park, connection=connection, until=until)
-        return await hold(request, connection, begin)
+        await call.hold(connection, begin)
+        return None
 
     def _instead_of_parking(self, until: float) -> CloseReason | None:
         """How a poll ends that cannot wait; None if it can. ``until`` is its identity's end."""
-        if not self._settings.long_polling_enabled or asyncio.get_running_loop().time() >= until:
+        if not self._settings.long_polling_enabled or (
+            until < math.inf and asyncio.get_running_loop().time() >= until
+        ):
             return CloseReason.ENDED
         return None if self._bus.hub.has_room else CloseReason.FULL
 
     async def _catch_up(
         self,
-        request: web.Request,
+        call: Call,
         client_id: str,
-        query: str,
         headers: wire.Headers,
         asked: PollRequest,
     ) -> tuple[Connection, News, float]:
         """Find out who polls, and what they have missed; and until when, in the loop's time, it
         is they."""
-        identity = await self._identify(request, client_id, query)
+        identity = await self._identify(call, client_id)
         self._gate.count_user(identity)
         if identity.response_headers:
             headers = wire.merge_headers(headers, identity.response_headers)
-            headers = self._cors.add_to(headers, request.headers.get("Origin"))
+            headers = self._cors.add_to(headers, call.headers.get("Origin"))
         mode = requests.choose_mode(
-            query,
-            (request.version.major, request.version.minor),
-            chunks=self._settings.chunked_encoding_enabled and "Dont-Chunk" not in request.headers,
+            call.raw_query,
+            call.version,
+            chunks=self._settings.chunked_encoding_enabled and "Dont-Chunk" not in call.headers,
         )
         connection, positions = self._connection(client_id, asked, identity, mode, headers)
         until = math.inf
@@ -318,8 +315,8 @@ class PollDoor:
         connection.park(transport, time.monotonic())
         self._bus.hub.park(connection, until)
 
-    async def _identify(self, request: web.Request, client_id: str, query: str) -> Identity:
-        caller = _Caller(request, self._proxies, client_id, query)
+    async def _identify(self, call: Call, client_id: str) -> Identity:
+        caller = _Caller(call, self._proxies, client_id)
         started = time.monotonic()
         try:
             identity = await self._lookup.identify(caller)
@@ -330,13 +327,13 @@ class PollDoor:
             self._metrics.looked_up("unavailable", time.monotonic() - started)
             raise
         self._metrics.looked_up("identified", time.monotonic() - started)
-        return self._sites.place(identity, request.headers.get("Host", ""))
+        return self._sites.place(identity, call.headers.get("Host", ""))
 
-    async def _read_pairs(self, request: web.Request) -> Iterable[tuple[str, Any]]:
+    async def _read_pairs(self, call: Call) -> Iterable[tuple[str, Any]]:
         """Keys and values of the body: JSON if the type says so, a form otherwise (SPEC 2.1)."""
         settings = self._settings
-        body = await read_body(request, settings.max_body, settings.body_timeout)
-        content_type = request.headers.get("Content-Type", "")
+        body = await call.read_body(settings.max_body, settings.body_timeout)
+        content_type = call.headers.get("Content-Type", "")
         kind = content_type.lower()
         max_fields = 2 * settings.max_channels  # generous: a key may be repeated
         if "application/json" in kind:
@@ -345,19 +342,19 @@ class PollDoor:
             return requests.multipart_pairs(body, content_type, max_fields)
         return requests.form_pairs(body, max_fields)
 
-    async def _broadcast(self, request: web.Request) -> web.Response:
+    async def _broadcast(self, call: Call) -> Answer:
         """The Ruby library's debug route: publish to everybody, no key asked (SPEC 4)."""
-        fields = dict(await self._read_pairs(request))
+        fields = dict(await self._read_pairs(call))
         channel = fields.get("channel")
         if not isinstance(channel, str) or "data" not in fields:
             raise MalformedRequest("a broadcast has the fields channel and data")
-        identity = await self._identify(request, BROADCAST, "")
+        identity = await self._identify(call, BROADCAST)
         data = msgspec.json.encode(fields["data"])
         await self._bus.publish(
             check_publication(channel, data, self._publish_rules, site_id=identity.site_id)
         )
         self._metrics.published(BROADCAST)
-        return web.Response(body=b"sent", content_type="text/html")
+        return Answer(200, b"sent", (("Content-Type", "text/html"),))
 
 
 def _answer(connection: Connection, body: bytes, transport: asyncio.Transport) -> None:

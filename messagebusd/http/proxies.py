@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from messagebusd.identity.base import RequestHeaders
 
 UNIX = "unix"
 # More proxies than stand in any row; what is older in a header was written to keep us busy.
@@ -32,6 +34,7 @@ class TrustedProxies:
         self._unix = UNIX in entries
         self._contains = lru_cache(_REMEMBERED)(self._is_listed)
         self._counted = lru_cache(_REMEMBERED)(self._count)
+        self._remembered = lru_cache(_REMEMBERED)(self._find_client)
 
     def trusts(self, transport: asyncio.BaseTransport | None) -> bool:
         """Whether the other end of this transport is one of them."""
@@ -40,7 +43,7 @@ class TrustedProxies:
         return self._trusts(transport, _peer_address(transport))
 
     def client_address(
-        self, transport: asyncio.BaseTransport | None, headers: Mapping[str, str]
+        self, transport: asyncio.BaseTransport | None, headers: RequestHeaders
     ) -> str:
         """The address of whoever is in front of all trusted proxies; "" where it is unknown.
 
@@ -48,22 +51,29 @@ class TrustedProxies:
         the first address that is no trusted proxy was written by that client itself. What is no
         address ends the reading, too.
         """
-        address = "" if transport is None else _peer_address(transport)
-        if transport is not None and self._trusts(transport, address):
-            # A proxy may add a line of its own instead of extending the client's.
-            lines = [value for name, value in headers.items() if name.lower() == _FORWARDED]
-            hops = ",".join(lines).rsplit(",", MAX_HOPS)[-MAX_HOPS:]
-            for hop in reversed([each.strip() for each in hops if each.strip()]):
-                found = _read(hop[:_LONGEST])
-                if found is None:
-                    break
-                address = str(found)
-                if not self._contains(address):
-                    break
+        peer = "" if transport is None else _peer_address(transport)
+        if transport is None or not self._trusts(transport, peer):
+            return peer
+        # A proxy may add a line of its own instead of extending the client's.
+        lines = headers.getall(_FORWARDED, ())
+        if len(lines) == 1 and len(lines[0]) <= _LONGEST:
+            return self._remembered(peer, lines[0])
+        return self._find_client(peer, ",".join(lines))
+
+    def _find_client(self, peer: str, forwarded: str) -> str:
+        address = peer
+        hops = forwarded.rsplit(",", MAX_HOPS)[-MAX_HOPS:]
+        for hop in reversed([each.strip() for each in hops if each.strip()]):
+            found = _address(hop[:_LONGEST])
+            if not found:
+                break
+            address = found
+            if not self._contains(address):
+                break
         return address
 
     def counted_address(
-        self, transport: asyncio.BaseTransport | None, headers: Mapping[str, str]
+        self, transport: asyncio.BaseTransport | None, headers: RequestHeaders
     ) -> str:
         """What limits by address count: the client's address, of IPv6 the first 64 bits.
 
@@ -86,6 +96,12 @@ class TrustedProxies:
     def _is_listed(self, text: str) -> bool:
         address = _read(text)
         return address is not None and any(address in network for network in self._networks)
+
+
+@lru_cache(_REMEMBERED)
+def _address(text: str) -> str:
+    """An address as it is always written; "" for what is none."""
+    return str(_read(text) or "")
 
 
 @lru_cache(_REMEMBERED)
@@ -112,4 +128,4 @@ def _is_unix(transport: asyncio.BaseTransport) -> bool:
 def _peer_address(transport: asyncio.BaseTransport) -> str:
     """The other end's address; "" of a Unix socket, whose name is no tuple, or none."""
     peer = transport.get_extra_info("peername")
-    return str(_read(str(peer[0])) or "") if isinstance(peer, tuple) else ""
+    return _address(str(peer[0])) if isinstance(peer, tuple) else ""

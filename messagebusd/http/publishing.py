@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from aiohttp import web
 
 from messagebusd.backends.base import Once
 from messagebusd.bus import MessageBus
@@ -20,11 +19,11 @@ from messagebusd.errors import (
     StoreUnavailable,
 )
 from messagebusd.http.auth import Key, KeyRing
-from messagebusd.http.bodies import read_body
-from messagebusd.http.exchange import NDJSON, answer, decoder, refuse_query
+from messagebusd.http.call import Answer, Call
+from messagebusd.http.exchange import NDJSON, decoder, json_answer, refuse_query
 from messagebusd.http.idempotency import REPLAYED_HEADER, OnceOnly, idempotency_key
 from messagebusd.http.middleware import store_unavailable
-from messagebusd.http.problems import problem, request_id
+from messagebusd.http.problems import problem
 from messagebusd.metrics import Metrics
 from messagebusd.protocol.publication import (
     Publication,
@@ -71,32 +70,37 @@ class PublishDoor:
         self._max_body = rules.max_data + MAX_ENVELOPE_BYTES
         self._max_batch = max(MAX_BATCH_BYTES, self._max_body)
 
-    async def publish(self, request: web.Request) -> web.Response:
+    @property
+    def is_immediate(self) -> bool:
+        """Whether publishing waits for nobody."""
+        return self._bus.backend.is_immediate
+
+    async def publish(self, call: Call) -> Answer:
         """Publish one message."""
-        key = self._keys.authorize(request, "publish")
-        refuse_query(request)
-        once = idempotency_key(request)
+        key = self._keys.authorize(call, "publish")
+        refuse_query(call)
+        once = idempotency_key(call)
         key.count(1)
-        body = await read_body(request, self._max_body, self._body_timeout)
+        body = await call.read_body(self._max_body, self._body_timeout)
         slot = None if once is None else OnceOnly(key.name, "publish", once, body).whole
         outcome = await self._publish(self._parse(key, body), slot)
         return _answer(outcome.answer, 200 if outcome.stored else 202, repeated=outcome.repeated)
 
-    async def batch(self, request: web.Request) -> web.Response:
+    async def batch(self, call: Call) -> Answer:
         """Publish some messages in order; one that is refused does not stop the others.
 
         The key's rate lets through all of them or none: a part could not be sent again in order.
         Sent again with its idempotency key, a batch goes on where it was interrupted.
         """
-        key = self._keys.authorize(request, "publish")
-        refuse_query(request)
-        once = idempotency_key(request)
-        body = await read_body(request, self._max_batch, self._body_timeout)
-        kind = request.headers.get("Content-Type", "")
+        key = self._keys.authorize(call, "publish")
+        refuse_query(call)
+        once = idempotency_key(call)
+        body = await call.read_body(self._max_batch, self._body_timeout)
+        kind = call.headers.get("Content-Type", "")
         messages = _split(body, lines=NDJSON in kind.lower())
         key.count(len(messages))
         slots = None if once is None else OnceOnly(key.name, "batch", once, body)
-        return await self._publish_all(key, messages, slots, request_id(request))
+        return await self._publish_all(key, messages, slots, call.request_id)
 
     def _parse(self, key: Key, message: bytes | msgspec.Raw) -> Publication:
         """Read one message that this key may publish. Raises RequestError."""
@@ -129,7 +133,7 @@ class PublishDoor:
         messages: Sequence[bytes | msgspec.Raw],
         slots: OnceOnly | None,
         request_id: str,
-    ) -> web.Response:
+    ) -> Answer:
         """Publish a batch. Raises StoreUnavailable if nothing of it was published.
 
         Where the store goes away, what follows soon after is not tried: it would overtake what
@@ -202,5 +206,5 @@ def _split(body: bytes, *, lines: bool) -> Sequence[bytes | msgspec.Raw]:
     return messages
 
 
-def _answer(body: bytes, status: int = 200, *, repeated: bool) -> web.Response:
-    return answer(body, status, {REPLAYED_HEADER: "true"} if repeated else None)
+def _answer(body: bytes, status: int = 200, *, repeated: bool) -> Answer:
+    return json_answer(body, status, ((REPLAYED_HEADER, "true"),) if repeated else ())

@@ -15,7 +15,8 @@ from aiohttp import hdrs, web
 
 import messagebusd
 from messagebusd.errors import NotFound
-from messagebusd.http.problems import problem_response
+from messagebusd.http.call import request_id, to_response
+from messagebusd.http.problems import problem_answer
 
 FOLDER = Path(messagebusd.__file__).parent / "browser"
 # The client; the same with what lets all tabs share one connection; the worker of that.
@@ -58,7 +59,8 @@ class ClientScripts:
             missing = NotFound(
                 "the browser client is not part of this installation; `make clients` builds it"
             )
-            return problem_response(request, missing, [("Cache-Control", "no-store")])
+            headers = [("Cache-Control", "no-store")]
+            return to_response(problem_answer(missing, request_id(request), headers))
         return script.answer(request)
 
 

@@ -20,6 +20,7 @@ from aiohttp import web
 from messagebusd.bus import MessageBus
 from messagebusd.errors import LimitExceeded, MalformedRequest, RateLimited, StoreUnavailable
 from messagebusd.http.auth import Key, KeyRing
+from messagebusd.http.call import request_id
 from messagebusd.http.exchange import (
     NDJSON,
     Position,
@@ -29,7 +30,6 @@ from messagebusd.http.exchange import (
     refuse_query,
 )
 from messagebusd.http.following import Channels, Ending, Everything, Following, Inbox, Store
-from messagebusd.http.problems import request_id
 from messagebusd.metrics import Metrics
 from messagebusd.protocol.channels import qualify, validate_channel, validate_site
 from messagebusd.protocol.message import Message

@@ -84,7 +84,13 @@ class LookupObserver(Protocol):
 
 
 class IdentityLookup(ABC):
-    """Finds out who polls; asked once per poll, before the poll is registered."""
+    """Finds out who polls; asked once per poll, before the poll is registered.
+
+    ``is_immediate`` says that it waits for nothing and nobody, and so needs neither a task nor a
+    timeout.
+    """
+
+    is_immediate = False
 
     async def open(self) -> None:
         """Get ready; called once, before anything else."""

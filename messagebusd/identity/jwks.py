@@ -49,7 +49,12 @@ _log = logging.getLogger(__name__)
 
 
 class Keys(ABC):
-    """The keys that tokens are verified with."""
+    """The keys that tokens are verified with.
+
+    ``is_immediate`` says that finding one waits for nothing and nobody.
+    """
+
+    is_immediate = True
 
     async def open(self) -> None:
         """Get ready."""
@@ -131,6 +136,8 @@ class RemoteKeys(Keys):
     ``max_age`` is in seconds, as are ``cooldown``, the least time between two fetches, and
     ``wait``, what a poll waits at most. A known key never waits.
     """
+
+    is_immediate = False
 
     def __init__(
         self,

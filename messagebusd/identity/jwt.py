@@ -72,6 +72,7 @@ class JwtLookup(IdentityLookup):
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
+        self.is_immediate = keys.is_immediate
         self._settings = settings
         self._id_type = id_type
         self._wall = wall

@@ -20,9 +20,15 @@ from messagebusd.identity.base import (
 )
 from messagebusd.protocol.channels import validate_site
 
+# So many identities are remembered, of headers of so many characters at most.
+_REMEMBERED = 1024
+_REMEMBERED_LENGTH = 512
+
 
 class AnonymousLookup(IdentityLookup):
     """Everybody is an anonymous visitor of the only site."""
+
+    is_immediate = True
 
     async def identify(self, caller: Caller) -> Identity:
         return ANONYMOUS
@@ -37,33 +43,49 @@ class HeaderLookup(IdentityLookup):
     which would be somebody of that name.
     """
 
+    is_immediate = True
+
     def __init__(self, user: str, groups: str, site: str, id_type: IdType = "as_is") -> None:
         self._user = user
         self._groups = groups
         self._site = site
         self._id_type = id_type
+        # What was read before: users come back, and all their polls share one identity.
+        self._known: dict[tuple[str | None, ...], Identity] = {}
 
     async def identify(self, caller: Caller) -> Identity:
         if not caller.trusted:
             return ANONYMOUS
         headers = caller.headers
         try:
-            user_id = normalise_id(_read(_only(headers, self._user)), self._id_type)
-            if user_id in (NOBODY, str(NOBODY)):
-                raise ValueError("user -1 is nobody")
-            groups = [
-                normalise_id(each, self._id_type)
-                for each in _read_list(_only(headers, self._groups))
-            ]
-            site_id = _only(headers, self._site) or None
-            if site_id is not None:
-                if not _is_text(site_id):
-                    raise ValueError("they are not written in UTF-8")
-                validate_site(site_id)
+            said = (
+                _only(headers, self._user),
+                _only(headers, self._groups),
+                _only(headers, self._site),
+            )
+            if (identity := self._known.get(said)) is None:
+                identity = self._read(*said)
+                if sum(map(len, filter(None, said))) <= _REMEMBERED_LENGTH:
+                    if len(self._known) >= _REMEMBERED:
+                        self._known.clear()
+                    self._known[said] = identity
         except (ValueError, MalformedRequest) as error:
             reason = f"the identity headers cannot be used: {error}"
             raise LookupRefused(403, reason.encode()) from None
-        return Identity(user_id, frozenset(each for each in groups if each is not None), site_id)
+        return identity
+
+    def _read(self, user: str | None, groups: str | None, site_id: str | None) -> Identity:
+        """Who is meant by these headers. Raises ValueError or MalformedRequest."""
+        user_id = normalise_id(_read(user), self._id_type)
+        if user_id in (NOBODY, str(NOBODY)):
+            raise ValueError("user -1 is nobody")
+        group_ids = [normalise_id(each, self._id_type) for each in _read_list(groups)]
+        site_id = site_id or None
+        if site_id is not None:
+            if not _is_text(site_id):
+                raise ValueError("they are not written in UTF-8")
+            validate_site(site_id)
+        return Identity(user_id, frozenset(each for each in group_ids if each is not None), site_id)
 
 
 def _only(headers: RequestHeaders, name: str) -> str | None:

@@ -10,8 +10,8 @@ import enum
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import parse_qsl
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
 
 import msgspec
 
@@ -33,6 +33,8 @@ _FIELD_NAME = re.compile(r'(?im)^content-disposition:[^\r\n]*?[;\s]name="([^"\r\
 class Mode(enum.Enum):
     """How a poll is answered."""
 
+    __hash__ = object.__hash__  # Enum's own is a function in Python; these count polls
+
     POLL = "poll"
     LONG_POLL = "long_poll"
     STREAM = "stream"
@@ -47,8 +49,7 @@ class PollLimits:
     max_client_id: int = 128
 
 
-@dataclass(frozen=True, slots=True)
-class PollRequest:
+class PollRequest(NamedTuple):
     """What a client asks for. ``ignored`` counts keys whose value was no position."""
 
     positions: dict[str, Position]
@@ -58,6 +59,8 @@ class PollRequest:
 
 def to_i(text: str) -> int:
     """Read leading digits as Ruby's String#to_i does: ``"4abc"`` is 4, ``"abc"`` is 0."""
+    if text.isascii() and text.isdigit() and len(text) <= 18:  # nearly all
+        return int(text)
     found = _TO_I.match(text)
     if found is None:
         return 0
@@ -121,11 +124,17 @@ def form_pairs(body: bytes, max_fields: int) -> Iterable[tuple[str, str]]:
     if body.count(b"&") >= max_fields:
         raise LimitExceeded(f"a form may have {max_fields} fields at most")
     try:
-        return parse_qsl(
-            body.decode(), keep_blank_values=True, encoding="utf-8", errors="strict", separator="&"
-        )
+        pairs = (each.partition("=") for each in body.decode().split("&") if each)
+        return [(_unquoted(name), _unquoted(value)) for name, _, value in pairs]
     except UnicodeDecodeError:
         raise MalformedRequest("the form is not valid UTF-8", code="invalid_form") from None
+
+
+def _unquoted(text: str) -> str:
+    """A name or value of a form. Raises UnicodeDecodeError."""
+    if "%" in text or "+" in text:
+        return unquote_plus(text, errors="strict")
+    return text
 
 
 def multipart_pairs(body: bytes, content_type: str, max_fields: int) -> Iterable[tuple[str, str]]:

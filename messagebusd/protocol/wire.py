@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache, partial
 from http import HTTPStatus
 
 import msgspec
@@ -91,6 +92,7 @@ def poll_headers(*extra: Iterable[tuple[str, str]]) -> Headers:
     return merge_headers(COMMON_HEADERS, *extra, (("content-type", JSON_TYPE),))
 
 
+@lru_cache(maxsize=256)
 def stream_head(headers: Headers) -> bytes:
     """The head of a stream."""
     others = (each for each in headers if each[0] not in _STREAM_NAMES)
@@ -99,15 +101,24 @@ def stream_head(headers: Headers) -> bytes:
 
 def json_answer(headers: Headers, body: bytes) -> bytes:
     """A whole JSON answer that ends the connection: what a parked long poll is answered with."""
-    framing = (("content-length", str(len(body))), ("connection", "close"))
-    return head(200, (*headers, *framing)) + body
+    framing = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    return ok_lines(headers) + framing + body
 
 
 def head(status: int, headers: Headers) -> bytes:
     """A response head. Headers were checked where they came in: see `is_header`."""
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+    return head_lines(status, headers) + b"\r\n"
+
+
+def head_lines(status: int, headers: Headers) -> bytes:
+    """A response head to which more can be added."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in headers]
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+# Most answers have the same few headers.
+ok_lines = lru_cache(maxsize=256)(partial(head_lines, 200))
 
 
 def is_header(name: str, value: str) -> bool:

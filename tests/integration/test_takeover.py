@@ -1,7 +1,8 @@
 """The socket's way from aiohttp to a parked poll, with real sockets.
 
-Everything runs four times: on asyncio's and on uvloop's transports, taken over and in the plain
-fallback. What the daemon holds is looked at from inside, so that a poll that leaks is found.
+Everything runs six times: on asyncio's and on uvloop's transports, by way of the front, taken over
+from aiohttp, and in the plain fallback. What the daemon holds is looked at from inside, so that a
+poll that leaks is found.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from messagebusd.connection import CloseReason
 from messagebusd.http import takeover
 from messagebusd.http.app import public_app, runner
 from messagebusd.http.cors import CorsPolicy
+from messagebusd.http.front import Front, Route, routes
+from messagebusd.http.middleware import Errors
 from messagebusd.http.poll import PollDoor
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.sites import SiteMap
@@ -37,6 +40,8 @@ INTERVAL = 1.0
 
 class World:
     """A server with nothing but the polls' door, and the hub behind it."""
+
+    has_front = True
 
     def __init__(self, **options: Any) -> None:
         settings = PollSettings(long_polling_interval=INTERVAL, **options)
@@ -61,21 +66,31 @@ class World:
             PublishRules(),
             SiteMap({}),
         )
-        app = public_app("/message-bus/", door, self.metrics, settings.max_body, lambda: False)
+        errors = Errors(self.metrics)
+        app = public_app("/message-bus/", door, errors, settings.max_body, lambda: False)
+        self._polls = Route(door.handle, door.is_immediate)
+        self._errors = errors
         self._runner = runner(app, self.metrics, 5.0)
         self.url = ""
 
     async def __aenter__(self) -> World:
         await self.backend.open()
         await self._runner.setup()
-        site = takeover.web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        server = self._runner.server
+        assert server is not None
+        find = routes({}, "/message-bus/", self._polls)
+        self._front = Front(server, find, self._errors, lambda: False)
+        self._listener = await asyncio.get_running_loop().create_server(
+            self._front if self.has_front else server, "127.0.0.1", 0
+        )
+        port = self._listener.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.hub.close_matching(lambda _: True)
+        self._listener.close()
+        await self._front.close(5.0)
         await self._runner.cleanup()
         self.hub.abort()
         await self.backend.close()
@@ -124,8 +139,9 @@ def loop_factory(request):
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}[request.param]
 
 
-@pytest.fixture(params=["taken over", "held here"])
+@pytest.fixture(params=["front", "taken over", "held here"])
 def way(request, monkeypatch):
+    monkeypatch.setattr(World, "has_front", request.param == "front")
     if request.param == "held here":
         monkeypatch.setattr(takeover, "_can_change_protocol", lambda transport: False)
     return request.param
@@ -271,7 +287,7 @@ def test_a_half_closed_client_is_gone(play, way):
             await world.until(lambda: world.hub.parked == 0)
         world.assert_nothing_left()
         # Only a connection that was taken over is told at once; the other one by its deadline.
-        if way == "taken over":
+        if way != "held here":
             assert world.outcome(CloseReason.DISCONNECTED) == 1
 
     play(scenario)
@@ -415,7 +431,7 @@ def test_a_large_answer_that_nobody_reads_is_dropped(play, way, monkeypatch):
         async with await RawConnection.open(world.url) as client:
             client.pause()
             client.send(poll(query="?dlp=t"))
-            if way == "taken over":  # elsewhere the socket stays aiohttp's
+            if way != "held here":  # elsewhere the socket stays aiohttp's
                 await world.until(lambda: len(world.hub._lingering) == 1)
             await world.until(lambda: not world.hub._lingering)
         async with await RawConnection.open(world.url) as client:

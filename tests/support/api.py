@@ -32,6 +32,7 @@ from messagebusd.http import openapi
 from messagebusd.http.api import PREFIX, Api
 from messagebusd.http.app import internal_app, runner
 from messagebusd.http.auth import Key, KeyRing, digest
+from messagebusd.http.middleware import Errors
 from messagebusd.http.openapi_parts import ITEM_SCHEMA
 from messagebusd.hub import Hub
 from messagebusd.metrics import Metrics
@@ -128,7 +129,7 @@ class ApiServer:
             PollLimits(),
             **{"body_timeout": WAIT_SECONDS, **options},
         )
-        app = internal_app(self.metrics, 2**18, lambda: False)
+        app = internal_app(Errors(self.metrics), 2**18, lambda: False)
         app.add_routes(api.routes())
         self._runner = runner(app, self.metrics, 1.0)
         self.url = ""

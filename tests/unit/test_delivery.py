@@ -303,7 +303,7 @@ def test_an_audience_finds_exactly_those_that_it_allows(population, audience, ch
     subscribers = {}
     for number, viewer in enumerate(population):
         stored = qualify(channel, viewer.site_id)
-        poll = Connection(hub, viewer, f"c{number % 3}", 0, Mode.STREAM, (stored,), {})
+        poll = Connection(hub, viewer, f"c{number % 3}", 0, Mode.STREAM, (stored,), ())
         poll.park(RecordingTransport(), 0.0)
         people.add(poll)
         if stored == message.stored_channel:

@@ -96,7 +96,7 @@ class Client:
     def connect(self, mode):
         self.seq += 1
         self.connection = Connection(
-            self.store.hub, self.viewer, self.client_id, self.seq, mode, CHANNELS, {}
+            self.store.hub, self.viewer, self.client_id, self.seq, mode, CHANNELS, ()
         )
         self.transport = self.read = None
         self.store.hub.add(self.connection)

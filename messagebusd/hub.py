@@ -206,6 +206,11 @@ class Hub:
                 if not found.members:
                     del index[channel]
 
+    @property
+    def feeds(self) -> int:
+        """How many server-side subscribers there are."""
+        return len(self._feeds)
+
     def add_feed(self, feed: Feed, channels: frozenset[str] | None) -> None:
         """Hand this subscriber the messages of these channels (stored names), or all (None)."""
         self._feeds.add(feed, channels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
@@ -108,6 +109,16 @@ def shown_address(address: Address, sockets: Sequence[socket.socket]) -> str:
     return f"http://{host}:{sockets[0].getsockname()[1]}"
 
 
+def raise_descriptor_limit(wanted: int) -> int:
+    """Every parked poll is a descriptor: take as many as the hard limit gives; how many we have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    available = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (available, hard))
+    return available
+
+
 def make_key(settings: Settings) -> str | None:
     """A random API key, if none is configured: settings allow that where only we can reach it."""
     if not settings.api.enabled or settings.api.has_key:
@@ -123,18 +134,21 @@ def announce(settings: Settings, addresses: Mapping[str, str], made_key: str | N
     if made_key is not None:
         public = addresses["public"]
         internal = addresses.get("internal", public)
-        _introduce(made_key, public, internal, settings.server.base_route)
+        # A browser does not open the other kinds of addresses.
+        has_page = settings.admin.enabled and internal.startswith("http:")
+        _introduce(made_key, public, internal, settings.server.base_route, has_page)
 
 
-def _introduce(key: str, public: str, internal: str, route: str) -> None:
+def _introduce(key: str, public: str, internal: str, route: str, has_page: bool) -> None:
     """Say once what a newcomer needs; on stdout, so that the key is in no log."""
+    page = f"It also opens {internal}/admin/ in a browser.\n" if has_page else ""
     print(
         f"""
 messagebusd {__version__} is listening on {public}
 
 No API key is configured; this one is valid until the daemon stops:
   export MESSAGEBUSD_KEY={key}
-
+{page}
 Try, in a shell with that key:
   curl -N -d '/hello=0' {public}{route}message-bus/me/poll
 and in another:

@@ -35,7 +35,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # A second sample for each counter, with the time of its first increment, that nobody asked for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-_LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 class _Gauge(Gauge):
@@ -58,12 +58,12 @@ class _Observed:
 
     def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram
-        self._counts = [0] * (len(_LATENCIES) + 1)
+        self._counts = [0] * (len(LATENCIES) + 1)
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
         """Take one."""
-        self._counts[bisect_left(_LATENCIES, seconds)] += 1
+        self._counts[bisect_left(LATENCIES, seconds)] += 1
         self._sum += seconds
 
     def flush(self) -> None:
@@ -118,7 +118,7 @@ class Metrics:
 
         def histogram(name: str, text: str, *labels: str) -> Histogram:
             return Histogram(
-                f"messagebusd_{name}", text, labels, buckets=_LATENCIES, registry=self.registry
+                f"messagebusd_{name}", text, labels, buckets=LATENCIES, registry=self.registry
             )
 
         def observed(histogram: Histogram) -> _Observed:

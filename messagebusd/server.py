@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import resource
+import secrets
 import signal
 import socket
 import sys
@@ -28,8 +28,10 @@ from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
 from messagebusd.connection import CloseReason
 from messagebusd.errors import ConfigurationError, MessageBusError
-from messagebusd.filters.chain import CallableFilter, ExpressionFilter, Filter, FilterChain
-from messagebusd.filters.expressions import Expression
+from messagebusd.filters.chain import FilterChain, load_filter
+from messagebusd.http.admin.door import AdminDoor
+from messagebusd.http.admin.history import History
+from messagebusd.http.admin.sessions import Sessions
 from messagebusd.http.api import Api
 from messagebusd.http.app import internal_app, public_app, runner
 from messagebusd.http.auth import KeyRing
@@ -50,6 +52,7 @@ from messagebusd.listeners import (
     bind,
     listen_addresses,
     make_key,
+    raise_descriptor_limit,
     shown_address,
 )
 from messagebusd.log import configure_logging
@@ -57,7 +60,8 @@ from messagebusd.metrics import Metrics
 from messagebusd.protocol.publication import PublishRules
 from messagebusd.protocol.requests import PollLimits
 from messagebusd.protocol.rules import ChannelRules
-from messagebusd.settings import FilterSettings, Settings, UnixAddress
+from messagebusd.settings import Settings, Sources, UnixAddress
+from messagebusd.settings.reference import effective_values
 from messagebusd.supervisor.assignment import Place
 
 # Adds routes to the public application, for a host application in the same process.
@@ -77,12 +81,15 @@ OUTAGE_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, extend: Extend | None = None) -> int:
-    """Serve alone, until a signal; the process' exit status."""
+def run(settings: Settings, extend: Extend | None = None, sources: Sources | None = None) -> int:
+    """Serve alone, until a signal; the process' exit status.
+
+    ``sources`` says of each key where it is set, for those who look at the settings.
+    """
     configure_logging(settings.log.level, settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop_runner:
         try:
-            return loop_runner.run(_serve(settings, extend))
+            return loop_runner.run(_serve(settings, extend, sources))
         except (MessageBusError, OSError) as error:
             for problem in problems_of(error):
                 print(f"error: {problem}", file=sys.stderr)
@@ -94,7 +101,7 @@ def problems_of(error: Exception) -> list[str]:
     return error.problems if isinstance(error, ConfigurationError) else [str(error)]
 
 
-async def _serve(settings: Settings, extend: Extend | None) -> int:
+async def _serve(settings: Settings, extend: Extend | None, sources: Sources | None) -> int:
     loop = asyncio.get_running_loop()
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -103,7 +110,7 @@ async def _serve(settings: Settings, extend: Extend | None) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    server = Server(settings, extend)
+    server = Server(settings, extend, sources=sources)
     await server.start()
     announce(settings, server.addresses, server.made_key)
     try:
@@ -120,9 +127,14 @@ class Server:
     """
 
     def __init__(
-        self, settings: Settings, extend: Extend | None = None, place: Place | None = None
+        self,
+        settings: Settings,
+        extend: Extend | None = None,
+        place: Place | None = None,
+        sources: Sources | None = None,
     ) -> None:
         self._settings = settings
+        self._sources = sources or {}
         self._place = place
         self._draining = False
         loop = asyncio.get_running_loop()
@@ -201,13 +213,20 @@ class Server:
         internal.add_routes(ops.routes())
         apps = {"public": public, "internal": internal} if split else {"public": public}
         plain: dict[str, Route] = {}
+        self._history: History | None = None
         if settings.api.enabled:
-            api = self._api(rules)
+            ring = KeyRing.from_settings(settings.api, self.made_key)
+            api = self._api(rules, ring)
             internal.add_routes(api.routes())
             plain = api.plain_routes()
             if place is not None:
                 apps[SIBLINGS] = internal_app(errors, MAX_BODY_BYTES, self._is_draining)
                 apps[SIBLINGS].add_routes(api.sibling_routes())
+            if settings.admin.enabled:
+                admin = self._admin(rules, ring, ops)
+                admin.add_to(internal)
+                if place is not None:
+                    apps[SIBLINGS].add_routes(admin.sibling_routes())
 
         self._runners = {
             listener: runner(app, self.metrics, HANDLER_TIMEOUT_SECONDS)
@@ -225,16 +244,32 @@ class Server:
         self.addresses: dict[str, str] = {}
         self._lag_timer: asyncio.TimerHandle | None = None
 
-    def _api(self, rules: PublishRules) -> Api:
+    def _api(self, rules: PublishRules, keys: KeyRing) -> Api:
         poll = self._settings.poll
         return Api(
             self.bus,
-            KeyRing.from_settings(self._settings.api, self.made_key),
+            keys,
             self.metrics,
             rules,
             PollLimits(max_channels=poll.max_channels, max_channel=poll.max_channel),
             siblings=self._siblings,
             body_timeout=poll.body_timeout,
+        )
+
+    def _admin(self, rules: PublishRules, ring: KeyRing, ops: OpsDoor) -> AdminDoor:
+        settings, place = self._settings, self._place
+        sessions = Sessions(ring, place.session_secret if place else secrets.token_bytes())
+        self._history = History(self.metrics)
+        return AdminDoor(
+            ring,
+            sessions,
+            self._api(rules, sessions).routes(),
+            self._history,
+            ops,
+            self._siblings,
+            TrustedProxies(settings.server.trusted_proxies),
+            tuple(effective_values(settings, self._sources)),
+            body_timeout=settings.poll.body_timeout,
         )
 
     def _inbox(self, rules: PublishRules) -> RedisInbox:
@@ -355,24 +390,9 @@ class Server:
         now = self._loop.time()
         if self._place is not None:
             self.metrics.refresh()
-        self.metrics.loop_lag.set(max(0.0, now - due))
+        lag = max(0.0, now - due)
+        self.metrics.loop_lag.set(lag)
+        if self._history is not None:
+            self._history.observe(lag)
         due = now + LAG_INTERVAL_SECONDS
         self._lag_timer = self._loop.call_at(due, self._measure_lag, due)
-
-
-def load_filter(settings: FilterSettings) -> Filter:
-    """A filter as it is declared. Raises ConfigurationError."""
-    if settings.allow is not None:
-        return ExpressionFilter(settings.channel_prefix, Expression(settings.allow))
-    assert settings.callable is not None  # the settings checked that there is one of both
-    return CallableFilter(settings.channel_prefix, settings.callable)
-
-
-def raise_descriptor_limit(wanted: int) -> int:
-    """Every parked poll is a descriptor: take as many as the hard limit gives; how many we have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted
-    available = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (available, hard))
-    return available

@@ -16,7 +16,7 @@ import click
 from messagebusd import __version__
 from messagebusd.errors import ConfigurationError
 from messagebusd.log import configure_logging
-from messagebusd.settings import LoadedSettings, Settings, load_settings
+from messagebusd.settings import LoadedSettings, load_settings
 from messagebusd.settings.reference import effective_lines
 from messagebusd.settings.values import key_name
 
@@ -71,18 +71,19 @@ def serve(path: Path | None, listen: str | None, backend: str | None) -> None:
     configure_logging(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logger.warning(warning)
-    raise click.exceptions.Exit(_run(loaded.settings))
+    raise click.exceptions.Exit(_run(loaded))
 
 
-def _run(settings: Settings) -> int:
+def _run(loaded: LoadedSettings) -> int:
+    settings, sources = loaded.settings, loaded.sources
     # Imported here, because other commands need none of it.
     if settings.server.workers > 1:
         from messagebusd.supervisor import supervisor
 
-        return supervisor.run(settings)
+        return supervisor.run(settings, sources)
     from messagebusd import server
 
-    return server.run(settings)
+    return server.run(settings, sources=sources)
 
 
 @click.command("check-config")

@@ -144,6 +144,25 @@ _CLIENT: dict[str, _Read] = {
 _CLIENT_VALUES: dict[str, _Read] = {**_CLIENT, "group_ids": lambda viewer, _: viewer.group_ids}
 
 
+class Declared(Protocol):
+    """A filter as it is configured: an expression or the name of a function."""
+
+    @property
+    def channel_prefix(self) -> str: ...
+    @property
+    def allow(self) -> str | None: ...
+    @property
+    def callable(self) -> str | None: ...
+
+
+def load_filter(declared: Declared) -> Filter:
+    """Raises ConfigurationError."""
+    if declared.allow is not None:
+        return ExpressionFilter(declared.channel_prefix, Expression(declared.allow))
+    assert declared.callable is not None  # the settings checked that there is one of both
+    return CallableFilter(declared.channel_prefix, declared.callable)
+
+
 class FilterChain:
     """All filters. ``failed`` is called for each one that gave no answer, ``call_soon`` is the
     loop's, and ``wall`` the time of day in seconds."""

@@ -56,7 +56,6 @@ class Api:
             bus,
             keys,
             metrics,
-            lambda: self._subscribe.open_subscriptions,
             siblings or Siblings(),
             body_timeout,
             clock,

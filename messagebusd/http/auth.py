@@ -133,12 +133,20 @@ class KeyRing:
         token = token.strip()
         if len(sent) > 1 or scheme.lower() != "bearer" or not token:
             raise Unauthorized("a key is sent as one header, Authorization: Bearer <key>")
+        return self.recognise(token)
+
+    def recognise(self, token: str) -> Key:
+        """The key that this is. Raises Unauthorized."""
         key = self._find(digest(token))
         if key is None:
             raise Unauthorized("this key is not known")
         if not self.is_valid(key):
             raise Unauthorized("this key has expired")
         return key
+
+    def named(self, name: str) -> Key | None:
+        """The key of this name."""
+        return next((each for each in self._keys if each.name == name), None)
 
     def is_valid(self, key: Key) -> bool:
         """Whether the key has not expired."""

@@ -82,7 +82,6 @@ class InspectionDoor:
         bus: MessageBus,
         keys: KeyRing,
         metrics: Metrics,
-        subscriptions: Callable[[], int],
         siblings: Siblings,
         body_timeout: float,
         clock: Callable[[], float] = time.monotonic,
@@ -91,7 +90,6 @@ class InspectionDoor:
         self._hub = bus.hub
         self._keys = keys
         self._metrics = metrics
-        self._subscriptions = subscriptions
         self._siblings = siblings
         self._body_timeout = body_timeout
         self._clock = clock
@@ -235,7 +233,7 @@ class InspectionDoor:
         parked = self._hub.parked_by_mode()
         return {
             "uptime": round(self._clock() - self._started, 3),
-            "subscriptions": self._subscriptions(),
+            "subscriptions": self._hub.feeds,
             **{mode.value: parked[mode] for mode in (Mode.LONG_POLL, Mode.STREAM)},
         }
 

@@ -53,6 +53,13 @@ class OpsDoor:
 
     async def _readyz(self, request: web.Request) -> web.Response:
         """Whether this node should be sent polls and publishes, part by part."""
+        ready, checks = await self.readiness()
+        return _json(
+            200 if ready else 503, {"status": "ok" if ready else "unavailable", "checks": checks}
+        )
+
+    async def readiness(self) -> tuple[bool, dict[str, str]]:
+        """Whether this process is ready, and each part: ``ok``, or what is wrong with it."""
         checks = {
             "store": await self._check_store(),
             "accepting": "draining" if self._is_draining() else "ok",
@@ -61,9 +68,7 @@ class OpsDoor:
         if self._inbox is not None:
             # Told, but no reason to send polls elsewhere: they can be served.
             checks["inbox"] = self._inbox.status
-        return _json(
-            200 if ready else 503, {"status": "ok" if ready else "unavailable", "checks": checks}
-        )
+        return ready, checks
 
     async def _check_store(self) -> str:
         try:

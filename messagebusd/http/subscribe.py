@@ -89,7 +89,6 @@ class SubscribeDoor:
         self._body_timeout = body_timeout
         self._heartbeat = heartbeat
         self._clock = clock
-        self.open_subscriptions = 0
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Follow the channels of the query from one position, or all from a global id."""
@@ -148,7 +147,7 @@ class SubscribeDoor:
     async def _serve(
         self, request: web.Request, key: Key, following: Following
     ) -> web.StreamResponse:
-        if self.open_subscriptions >= MAX_SUBSCRIPTIONS:
+        if self._bus.hub.feeds >= MAX_SUBSCRIPTIONS:
             raise RateLimited(
                 f"there are {MAX_SUBSCRIPTIONS} subscriptions already",
                 retry_after=_TOO_MANY_RETRY_SECONDS,
@@ -158,7 +157,6 @@ class SubscribeDoor:
             following.wants,
             by_global_id=following.channels is None,
         )
-        self.open_subscriptions += 1
         self._metrics.feeds.inc()
         self._bus.hub.add_feed(inbox, following.channels)
         try:
@@ -172,7 +170,6 @@ class SubscribeDoor:
         finally:
             self._bus.hub.remove_feed(inbox)
             self._metrics.feeds.dec()
-            self.open_subscriptions -= 1
 
     async def _follow(
         self,

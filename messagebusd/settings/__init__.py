@@ -21,7 +21,7 @@ from messagebusd.settings.backend import (
 )
 from messagebusd.settings.delivery import ChannelSettings, FilterSettings
 from messagebusd.settings.ingest import IngestSettings, RedisInbox
-from messagebusd.settings.loading import LoadedSettings, load_settings
+from messagebusd.settings.loading import LoadedSettings, Sources, load_settings
 from messagebusd.settings.lookup import LookupHeaders, LookupJwt, LookupSettings, LookupWebhook
 from messagebusd.settings.model import (
     ApiKey,
@@ -70,6 +70,7 @@ __all__ = [
     "Scope",
     "ServerSettings",
     "Settings",
+    "Sources",
     "TcpAddress",
     "UnixAddress",
     "load_settings",

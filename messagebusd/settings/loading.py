@@ -43,16 +43,20 @@ _FORWARDED_HOST = "x-forwarded-host"
 _SHOWN_CHARACTERS = 80
 
 
+# Where the value of each dotted key comes from.
+Sources = Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedSettings:
-    """The settings, and for each dotted key where its value comes from.
+    """The settings, and where they come from.
 
     A source is ``default``, ``FILE:LINE``, an environment variable or an option. ``warnings`` are
     sentences about values that are allowed but probably not meant.
     """
 
     settings: Settings
-    sources: Mapping[str, str]
+    sources: Sources
     warnings: tuple[str, ...]
 
 

@@ -57,8 +57,8 @@ class ServerSettings(Section):
     a socket passed by systemd (its first one is `fd:3`)."""
 
     internal_listen: Listen | None = Field(default=None, examples=["127.0.0.1:8091"])
-    """Address of the API, metrics and health. Unset: they are served on `listen` as well, and the
-    proxy in front must forward only the subscribers' path."""
+    """Address of the API, the admin page, metrics and health. Unset: they are served on `listen` as
+    well, and the proxy in front must forward only the subscribers' path."""
 
     base_route: BaseRoute = "/"
     """Path under which `message-bus/` is found. One slash is put at each end, doubled slashes are
@@ -287,6 +287,13 @@ class MetricsSettings(Section):
     """Whether `/metrics` is served."""
 
 
+class AdminSettings(Section):
+    """The admin page, at `/admin/` wherever the API is; see `docs/admin.md`."""
+
+    enabled: Switch = True
+    """Whether it is served. It needs the API, whose keys are what people log in with."""
+
+
 class Settings(Section):
     """All of it."""
 
@@ -295,6 +302,7 @@ class Settings(Section):
     cors: CorsSettings = CorsSettings()
     backend: BackendSettings = BackendSettings()
     api: ApiSettings = ApiSettings()
+    admin: AdminSettings = AdminSettings()
     ingest: IngestSettings = IngestSettings()
     lookup: LookupSettings = LookupSettings()
     channels: tuple[ChannelSettings, ...] = ()

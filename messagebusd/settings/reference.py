@@ -25,23 +25,28 @@ from messagebusd.settings.keys import (
     item_in,
     section_in,
 )
-from messagebusd.settings.loading import LoadedSettings
+from messagebusd.settings.loading import LoadedSettings, Sources
 from messagebusd.settings.model import Settings
 from messagebusd.settings.rates import Rate
+from messagebusd.settings.sources import DEFAULT
 from messagebusd.settings.values import FdAddress, TcpAddress, UnixAddress
 
 HIDDEN = "********"
 _WIDTH = 100
 
 
-def effective_lines(loaded: LoadedSettings) -> Iterator[str]:
-    """Yield ``key = value   # source`` for every key, aligned, secrets hidden."""
-    rows = []
+def effective_values(settings: Settings, sources: Sources) -> Iterator[tuple[str, str, str]]:
+    """Yield every key with its value, secrets hidden, and where that comes from."""
     for name, key in KEYS.items():
-        value: object = loaded.settings
+        value: object = settings
         for step in key.path:
             value = getattr(value, step)
-        rows.append((name, _shown(value, key.field), loaded.sources[name]))
+        yield name, _shown(value, key.field), sources.get(name, DEFAULT)
+
+
+def effective_lines(loaded: LoadedSettings) -> Iterator[str]:
+    """Yield ``key = value   # source`` for every key, aligned, secrets hidden."""
+    rows = list(effective_values(loaded.settings, loaded.sources))
     names = max(len(name) for name, _, _ in rows)
     # A few long lists must not push every source out of sight.
     values = max(len(value) for _, value, _ in rows if len(value) <= _WIDTH // 2)

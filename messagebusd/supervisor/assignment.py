@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from messagebusd.settings import Settings
+from messagebusd.settings import Settings, Sources
 
 # A worker's lines. It says so often that its loop turns.
 BEAT, READY, FAILED = b"beat", b"ready", b"failed"
@@ -33,19 +33,22 @@ class Place:
     """A worker's place among the others: what it has of its own, and where they meet.
 
     ``descriptors`` are its listening sockets by listener. ``folder`` is private to the daemon.
+    ``session_secret`` signs what any of them must be able to read.
     """
 
     number: int
     folder: Path
     descriptors: Mapping[str, Sequence[int]]
     made_key: str | None = field(repr=False)
+    session_secret: bytes = field(repr=False)
 
 
 class Assignment(NamedTuple):
-    """All that a worker needs."""
+    """All that a worker needs. ``sources`` says of each key where it is set."""
 
     settings: Settings
     place: Place
+    sources: Sources
 
     def encode(self) -> bytes:
         """As bytes that begin with their own length."""

@@ -16,6 +16,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -36,7 +37,7 @@ from messagebusd.listeners import (
     shown_address,
 )
 from messagebusd.metrics import forget_worker
-from messagebusd.settings import Settings
+from messagebusd.settings import Settings, Sources
 from messagebusd.supervisor.assignment import (
     BEAT_SECONDS,
     DRAIN,
@@ -71,11 +72,11 @@ _CLEANLY = "exit status 0"
 _log = logging.getLogger(__name__)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, sources: Sources | None = None) -> int:
     """Serve with several workers, until a signal; the process' exit status."""
     try:
         with _private_folder() as folder:
-            return asyncio.run(Supervisor(settings, folder).run())
+            return asyncio.run(Supervisor(settings, folder, sources).run())
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -109,11 +110,16 @@ def pause_before_restart(failures: int) -> float:
 
 
 class Supervisor:
-    """See the module's docstring. ``folder`` is empty and private."""
+    """See the module's docstring. ``folder`` is empty and private.
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    ``sources`` says of each key where it is set.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, sources: Sources | None = None) -> None:
         self._settings = settings
+        self._sources = sources or {}
         self._folder = folder
+        self._session_secret = secrets.token_bytes()
         self._made_key = make_key(settings)
         self._addresses: dict[str, str] = {}
         self._workers = [_Worker(number) for number in range(1, settings.server.workers + 1)]
@@ -187,8 +193,14 @@ class Supervisor:
             return _Ending(None, "not started", (str(error),), was_ready=False)
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LINE_BYTES)
         process = worker.process = _Process(popen, writer)
-        place = Place(worker.number, self._folder, worker.descriptors(), self._made_key)
-        writer.write(Assignment(self._settings, place).encode())
+        place = Place(
+            worker.number,
+            self._folder,
+            worker.descriptors(),
+            self._made_key,
+            self._session_secret,
+        )
+        writer.write(Assignment(self._settings, place, self._sources).encode())
         if self._stopping.is_set():
             process.tell(HURRY if self._is_hurried else DRAIN)
         try:

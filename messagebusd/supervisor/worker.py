@@ -24,7 +24,7 @@ from messagebusd.errors import MessageBusError
 from messagebusd.http.siblings import sibling_socket
 from messagebusd.log import configure_logging
 from messagebusd.server import Server, problems_of
-from messagebusd.settings import Settings
+from messagebusd.settings import Settings, Sources
 from messagebusd.supervisor.assignment import (
     BEAT,
     BEAT_SECONDS,
@@ -47,7 +47,7 @@ def main(descriptor: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     control = socket.socket(fileno=descriptor)
     try:
-        settings, place = receive_assignment(control)
+        settings, place, sources = receive_assignment(control)
     except EOFError:
         sys.exit(1)
     # A program that a filter starts must keep neither a port nor the way to the supervisor open.
@@ -55,17 +55,17 @@ def main(descriptor: int) -> None:
         os.set_inheritable(each, False)
     configure_logging(settings.log.level, settings.log.format, worker=place.number)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(_work(settings, place, control)))
+        sys.exit(runner.run(_work(settings, place, sources, control)))
 
 
-async def _work(settings: Settings, place: Place, control: socket.socket) -> int:
+async def _work(settings: Settings, place: Place, sources: Sources, control: socket.socket) -> int:
     """Serve until the supervisor, or its end, says otherwise; the process' exit status."""
     reader, writer = await asyncio.open_unix_connection(sock=control)
     orders = _Orders()
     tasks = [asyncio.create_task(_beat(writer)), asyncio.create_task(orders.follow(reader))]
     problems = []
     try:
-        server = Server(settings, place=place)
+        server = Server(settings, place=place, sources=sources)
         await server.start()
         writer.write(READY + b"\n")
         try:

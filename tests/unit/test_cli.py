@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -139,7 +139,7 @@ class FakeServer(ModuleType):
         self.settings: Settings | None = None
         self.exit_code = 0
 
-    def run(self, settings: Settings) -> int:
+    def run(self, settings: Settings, *, sources: Mapping[str, str]) -> int:
         self.settings = settings
         logging.getLogger("messagebusd.server").info("ready")
         return self.exit_code

@@ -43,7 +43,9 @@ def test_serve_needs_a_supervisor_for_several(
     called = []
     for name in ("server", "supervisor.supervisor"):
         fake = ModuleType(name)
-        monkeypatch.setattr(fake, "run", lambda _, name=name: called.append(name) or 3, False)
+        monkeypatch.setattr(
+            fake, "run", lambda *_, name=name, **__: called.append(name) or 3, False
+        )
         monkeypatch.setitem(sys.modules, f"messagebusd.{name}", fake)
         monkeypatch.setattr(f"messagebusd.{name}", fake, raising=False)
     root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.root.level
@@ -77,14 +79,14 @@ def test_an_assignment_arrives_whole() -> None:
             "server": {"listen": "unix:/run/x", "trusted_proxies": ["10.0.0.0/8", "unix"]},
         }
     )
-    place = Place(2, Path("/tmp/x"), {"public": [7, 8]}, "mb_made")
-    content = Assignment(settings, place).encode()
+    place = Place(2, Path("/tmp/x"), {"public": [7, 8]}, "mb_made", b"signs")
+    content = Assignment(settings, place, {"api.key": "bus.toml:2"}).encode()
     assert len(content) > 2**18  # more than a socket takes at once
     ours, theirs = socket.socketpair()
     with ours, theirs:
         sending = threading.Thread(target=ours.sendall, args=(content + b"drain\n",))
         sending.start()
-        assert receive_assignment(theirs) == (settings, place)
+        assert receive_assignment(theirs) == (settings, place, {"api.key": "bus.toml:2"})
         assert theirs.recv(100) == b"drain\n"
         sending.join()
 
@@ -99,8 +101,10 @@ def test_a_supervisor_that_is_gone_assigns_nothing(sent: bytes) -> None:
             receive_assignment(theirs)
 
 
-def test_a_made_key_is_not_shown() -> None:
-    assert "mb_made" not in repr(Place(2, Path("/tmp/x"), {}, "mb_made"))
+def test_secrets_of_a_place_are_not_shown() -> None:
+    shown = repr(Place(2, Path("/tmp/x"), {}, "mb_made", b"signs"))
+    assert "mb_made" not in shown
+    assert "signs" not in shown
 
 
 # -- starting again

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from messagebusd import fanout
 from messagebusd.backends.base import Retention
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
@@ -57,8 +58,9 @@ class SteppedBackend(MemoryBackend):
 class World:
     def __init__(self, max_backlog_bytes=2**20, max_client_buffer=2**20):
         self.backend = SteppedBackend()
+        self.clock = FakeClock()
         self.hub = Hub(
-            FakeClock(),
+            self.clock,
             Metrics(),
             interval=25,
             max_active_clients=10,
@@ -80,12 +82,14 @@ class World:
         found = await MemoryBackend.last_ids(self.backend, channels)
         return {channel: last.message_id for channel, last in found.items()}
 
-    def connect(self, *channels):
-        return Connection(self.hub, Identity(), "c", 0, Mode.STREAM, channels, wire.poll_headers())
+    def connect(self, *channels, client_id="c"):
+        return Connection(
+            *(self.hub, Identity(), client_id, 0, Mode.STREAM, channels), wire.poll_headers()
+        )
 
-    async def poll(self, positions):
+    async def poll(self, positions, client_id="c"):
         """One whole poll as the door does it; what its client was told."""
-        connection = self.connect(*positions)
+        connection = self.connect(*positions, client_id=client_id)
         news = await self.bus.attach(connection, list(positions.values()))
         transport = RecordingTransport()
         connection.park(transport, 0)
@@ -110,18 +114,33 @@ def follow(transport, positions):
     return got
 
 
+@pytest.fixture
+def slices_of_one(monkeypatch):
+    """Have the smallest crowd be served as the largest ones are: slice by slice."""
+    monkeypatch.setattr(fanout, "SLICE", 1)
+
+
+@pytest.mark.usefixtures("slices_of_one")
 @pytest.mark.parametrize("before", [0, 5])
+@pytest.mark.parametrize("crowd", [0, 3])
 @given(
     actions=st.lists(
-        st.sampled_from(["visible", "hidden", "other", "permit", "permit", "turn"]), max_size=40
+        st.sampled_from(["visible", "hidden", "other", "permit", "permit", "turn", "slice"]),
+        max_size=40,
     ),
     lag=st.integers(0, 5),
 )
-def test_every_interleaving_delivers_exactly_once(before, actions, lag):
+def test_every_interleaving_delivers_exactly_once(before, crowd, actions, lag):
     async def scenario():
         world = World()
         await world.backend.open()
         visible = []
+        # They wait for the same channels, and are served before the poll that is looked at.
+        world.backend.permits = asyncio.Semaphore(1000)
+        others = [
+            await world.poll({"/a": None, "/b": None}, f"other-{number}") for number in range(crowd)
+        ]
+        world.backend.permits = asyncio.Semaphore(0)
 
         async def publish(channel, hidden):
             await world.publish(channel, hidden=hidden)
@@ -147,6 +166,8 @@ def test_every_interleaving_delivers_exactly_once(before, actions, lag):
                     await publish("/b", False)
                 case "permit":
                     world.backend.permits.release()
+                case "slice":
+                    world.clock.turn()
             await asyncio.sleep(0)
         for _ in range(200):
             world.backend.permits.release()
@@ -154,8 +175,12 @@ def test_every_interleaving_delivers_exactly_once(before, actions, lag):
         await world.publish("/a", hidden=True)
         await asyncio.sleep(0.0)
         await asyncio.sleep(0.0)
+        while world.clock.due:
+            world.clock.turn()
         connection.close(CloseReason.ENDED)
 
+        told = [[each for each in follow(other, {}) if each in visible] for _, other in others]
+        assert all(sorted(each) == sorted(visible) for each in told)
         got = follow(transport, positions)
         for channel in ("/a", "/b"):
             assert [each for each in got if each[0] == channel] == [

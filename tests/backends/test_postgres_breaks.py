@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from messagebusd.backends.base import Once
-from messagebusd.backends.postgres import listener
+from messagebusd.backends.postgres import backend, listener, schema, trimming
 from messagebusd.errors import StoreUnavailable
 from messagebusd.protocol.publication import Publication
 from tests.backends.postgres_store import PlainPostgresStore, RubyPublisher, envelope
@@ -470,3 +471,49 @@ async def test_progress_while_an_answer_is_on_its_way_is_no_restart(store, other
     await until(lambda: looks >= 3)
     monkeypatch.setattr(listener, "QUIET_SECONDS", 5.0)
     assert (store.listener.breaks, store.reports.ignored) == ([], [])
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_connection_that_is_given_up_while_it_is_used(store, turns):
+    """Whatever it is doing at that moment, the caller is told that the store is away."""
+    link = store.backend._subscriber._link
+    asking = asyncio.create_task(link.position())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    link.break_off("given up")
+    with suppress(StoreUnavailable):
+        await asking
+    await store.publish("/a", b"1")
+
+
+async def test_what_asyncpg_says_of_a_connection_that_was_ended_under_its_hands(store):
+    """Between two of its steps it finds no protocol any more, which is no error of its own kind."""
+    link = store.backend._subscriber._link
+    connection = link._connection
+    with pytest.raises(AttributeError), link._failing(connection):
+        raise AttributeError("a mistake")
+    link.break_off("given up")
+    with pytest.raises(StoreUnavailable, match="given up"), link._failing(connection):
+        raise AttributeError("'NoneType' object has no attribute 'bind_execute'")
+
+
+async def test_nothing_is_trimmed_before_there_are_tables(postgres_server, monkeypatch):
+    """To look for rows in a table that is still being made breaks off the one who makes it."""
+    failures = []
+
+    async def make_slowly(*arguments, **options):
+        await asyncio.sleep(0.1)
+        await schema.require_tables(*arguments, **options)
+
+    monkeypatch.setattr(trimming, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(backend, "require_tables", make_slowly)
+    monkeypatch.setattr(
+        backend.PostgresBackend, "_on_failure", lambda _, error: failures.append(error)
+    )
+    under_test = PlainPostgresStore(postgres_server)
+    try:
+        await under_test.reopen()
+        await under_test.publish("/a", b"1")
+    finally:
+        await under_test.close()
+    assert failures == []

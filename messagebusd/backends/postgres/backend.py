@@ -137,6 +137,7 @@ class PostgresBackend(Backend):
         except BaseException:
             await self.close()
             raise
+        self._trimmer.start()
         self._keepalive.start(lambda: self._subscriber.reconnect("announcements do not come back"))
 
     async def close(self) -> None:

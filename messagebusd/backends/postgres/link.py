@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import asyncpg
@@ -53,11 +54,9 @@ class Link:
         self._notices.clear()
         self._connection = connection = await self._connect()
         connection.add_termination_listener(self._on_termination)
-        try:
+        with self._failing(connection):
             async with asyncio.timeout(self._timeout):
                 await self._notices.listen(connection)
-        except FAILURES as error:
-            raise translate(error) from error
 
     async def close(self) -> None:
         """Give the connection up."""
@@ -80,19 +79,30 @@ class Link:
         connection = self._connection
         if connection is None or connection.is_closed():
             raise StoreUnavailable(self.reason)
-        try:
+        with self._failing(connection):
             rows: Sequence[asyncpg.Record] = await connection.fetch(
                 query, *values, timeout=2 * self._timeout
             )
-        except FAILURES as error:
-            self.reason = describe(error)
-            raise translate(error) from error
         return rows
 
     async def position(self) -> Position:
         """How far the table goes. Raises StoreUnavailable."""
         (row,) = await self.fetch(statements.POSITION)
         return Position(*row)
+
+    @contextmanager
+    def _failing(self, connection: asyncpg.Connection) -> Iterator[None]:
+        """Raise StoreUnavailable where asking fails."""
+        try:
+            yield
+        except FAILURES as error:
+            self.reason = describe(error)
+            raise translate(error) from error
+        except AttributeError:
+            # asyncpg's way to say that the connection was ended (`break_off`) while it was used.
+            if not connection.is_closed():
+                raise
+            raise StoreUnavailable(self.reason) from None
 
     def _on_termination(self, connection: object) -> None:
         if connection is self._connection:

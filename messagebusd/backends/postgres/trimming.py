@@ -103,6 +103,10 @@ class Trimmer:
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._is_failing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Trim from now on: there are tables."""
         self._task = asyncio.create_task(self._run())
 
     def note(self, channel: str, last_id: int, size: int | None, age: int | None) -> None:
@@ -128,8 +132,9 @@ class Trimmer:
 
     async def close(self) -> None:
         """Stop."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

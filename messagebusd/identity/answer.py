@@ -19,7 +19,7 @@ from messagebusd.errors import (
     LookupUnusable,
     MalformedRequest,
 )
-from messagebusd.identity.base import NOBODY, Identity, IdType, normalise_id
+from messagebusd.identity.base import Identity, IdType, normalise_id, refuse_nobody
 from messagebusd.identity.cache import Refusal
 from messagebusd.protocol.channels import ChannelPatterns, validate_channel, validate_site
 from messagebusd.protocol.message import Id
@@ -131,8 +131,7 @@ class AnswerReader:
 
     def _identity(self, body: _Body) -> Answer:
         user_id = normalise_id(body.user_id, self._id_type)
-        if user_id in (NOBODY, str(NOBODY)):
-            raise ValueError("user_id -1 is nobody")
+        refuse_nobody(user_id)
         if body.site_id is not None:
             validate_site(body.site_id)
         for channel in body.forced_channels or ():

@@ -136,6 +136,12 @@ def normalise_id(value: object, id_type: IdType) -> Id | None:
     return value
 
 
+def refuse_nobody(user_id: Id | None) -> None:
+    """Refuse a user who would see what is published to nobody. Raises ValueError."""
+    if user_id in (NOBODY, str(NOBODY)):
+        raise ValueError("user -1 is nobody")
+
+
 def as_text(value: str) -> str:
     """A part of a request as text, whatever bytes it was made of.
 

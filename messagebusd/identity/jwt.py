@@ -24,13 +24,13 @@ from jwt.utils import base64url_decode
 from messagebusd.errors import InvalidToken, MalformedRequest, Unauthorized
 from messagebusd.identity.base import (
     ANONYMOUS,
-    NOBODY,
     Caller,
     Identity,
     IdentityLookup,
     IdType,
     RequestHeaders,
     normalise_id,
+    refuse_nobody,
 )
 from messagebusd.identity.jwks import Keys, open_keys
 from messagebusd.identity.jwt_keys import MAX_KEY_ID, Key, read_json
@@ -200,8 +200,7 @@ class JwtLookup(IdentityLookup):
         names = self._settings
         user = _claim(claims, names.user_claim)
         user_id = None if user is _MISSING else self._id(user, names.user_claim)
-        if user_id in (NOBODY, str(NOBODY)):
-            raise ValueError("user -1 is nobody")
+        refuse_nobody(user_id)
         groups = _list(claims, names.groups_claim) or []
         site = _claim(claims, names.site_claim)
         if site is not _MISSING:

@@ -9,7 +9,6 @@ import msgspec
 from messagebusd.errors import LookupRefused, MalformedRequest
 from messagebusd.identity.base import (
     ANONYMOUS,
-    NOBODY,
     Caller,
     Identity,
     IdentityLookup,
@@ -17,6 +16,7 @@ from messagebusd.identity.base import (
     RequestHeaders,
     as_text,
     normalise_id,
+    refuse_nobody,
 )
 from messagebusd.protocol.channels import validate_site
 
@@ -77,8 +77,7 @@ class HeaderLookup(IdentityLookup):
     def _read(self, user: str | None, groups: str | None, site_id: str | None) -> Identity:
         """Who is meant by these headers. Raises ValueError or MalformedRequest."""
         user_id = normalise_id(_read(user), self._id_type)
-        if user_id in (NOBODY, str(NOBODY)):
-            raise ValueError("user -1 is nobody")
+        refuse_nobody(user_id)
         group_ids = [normalise_id(each, self._id_type) for each in _read_list(groups)]
         site_id = site_id or None
         if site_id is not None:

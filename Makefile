@@ -42,6 +42,10 @@ $(VENV)/.deploy: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --group deploy
 	@touch $@
 
+$(VENV)/.bench: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
 node_modules/.installed: package.json package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: apt-get install npm" >&2; exit 1; }
 	npm ci --silent --no-audit --no-fund
@@ -68,7 +72,7 @@ packages: ## Install the system packages that the tests need (asks for sudo unle
 	@deploy/install-test-packages.sh
 
 .PHONY: test
-test: packages install $(VENV)/.deploy ## Set everything up and run every test
+test: packages install $(VENV)/.deploy $(VENV)/.bench ## Set everything up and run every test
 	$(PYTEST) tests clients/python/tests $(PARALLEL)
 
 .PHONY: unit
@@ -108,6 +112,10 @@ fuzz: install ## Fuzz the parsers for five minutes
 .PHONY: bench
 bench: install ## Measure parked memory, fan-out, polls and publishes
 	$(BIN)/python -m bench
+
+.PHONY: bench-peers
+bench-peers: install $(VENV)/.bench ## The same beside nchan and the Ruby library, as far as they are there
+	$(BIN)/python -m bench --peers
 
 .PHONY: build
 build: install ## Build wheels and sdists of daemon and Python client into dist/

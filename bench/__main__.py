@@ -12,9 +12,8 @@ from pathlib import Path
 
 import uvloop
 
-from bench import report
+from bench import peers, plot, report
 from bench.errors import BenchError
-from bench.load import Caller
 from bench.machine import Cores, describe, reserve_descriptors
 from bench.scenarios import FULL, NAMES, QUICK, SCENARIOS, Bench, Figure, Scale
 from bench.servers import PEERS, Peer, running
@@ -29,21 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     scale, rounds = (QUICK, 1) if options.quick else (FULL, ROUNDS)
     cores = Cores.choose()
-    machine = describe(cores)
     os.sched_setaffinity(0, {cores.generator})
     try:
         reserve_descriptors(scale.large + SPARE_DESCRIPTORS)
-        found = report.rows(uvloop.run(_measure(scale, rounds, options.only, cores)))
+        servers = peers.found() if options.peers else PEERS
+        machine = describe(cores) | (peers.versions() if options.peers else {})
+        found = report.rows(uvloop.run(_measure(servers, scale, rounds, options.only, cores)))
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    text = report.document(machine, found)
+    others = [peer.name for peer in servers[1:]]
+    if options.peers:
+        text = report.peers_document(machine, found, others)
+    else:
+        text = report.document(machine, found)
     print(text)
     if options.json:
         options.json.write_text(report.to_json(machine, found))
     if options.write:
-        old = report.RESULTS.read_text()
-        report.RESULTS.write_text(report.replaced(old, text, second=False))
+        report.RESULTS.write_text(report.replaced(report.RESULTS.read_text(), text))
+        if options.peers:
+            plot.draw(found, others)
     return 0
 
 
@@ -53,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure messagebusd and, for ratios, two simple servers.",
     )
     parser.add_argument("--quick", action="store_true", help="a smoke test: small, one round")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="compare with nchan and, where "
+        f"{peers.GEM_CHECKOUT} names a checkout, the Ruby library",
+    )
     parser.add_argument("--only", choices=NAMES, help="just this scenario")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to a file")
     parser.add_argument("--write", action="store_true", help=f"write {report.RESULTS.name}")
@@ -60,38 +71,35 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _measure(
-    scale: Scale, rounds: int, only: str | None, cores: Cores
+    servers: Sequence[Peer], scale: Scale, rounds: int, only: str | None, cores: Cores
 ) -> dict[str, list[list[Figure]]]:
-    """Run all rounds, the peers taking turns in who comes first."""
-    found: dict[str, list[list[Figure]]] = {peer.name: [] for peer in PEERS}
+    """Run all rounds, the peers taking turns in who comes first; what any of the others can do."""
+    others = [
+        frozenset(NAMES) if peer.scenarios is None else peer.scenarios for peer in servers[1:]
+    ]
+    wanted = frozenset().union(*others) if only is None else frozenset({only})
+    found: dict[str, list[list[Figure]]] = {peer.name: [] for peer in servers}
     for number in range(rounds):
-        for peer in PEERS if number % 2 == 0 else reversed(PEERS):
+        for peer in servers if number % 2 == 0 else reversed(servers):
             print(f"round {number + 1} of {rounds}: {peer.name}", file=sys.stderr, flush=True)
-            found[peer.name].append(await _round(peer, scale, only, cores))
+            found[peer.name].append(await _round(peer, scale, wanted, cores))
     return found
 
 
-async def _round(peer: Peer, scale: Scale, only: str | None, cores: Cores) -> list[Figure]:
+async def _round(peer: Peer, scale: Scale, wanted: frozenset[str], cores: Cores) -> list[Figure]:
     """All figures of one peer, on a server of its own."""
     chosen = [
         scenario
         for scenario in SCENARIOS
-        if only in (None, scenario.name)
-        and (peer.scenarios is None or scenario.name in peer.scenarios)
+        if scenario.name in wanted and (peer.scenarios is None or scenario.name in peer.scenarios)
     ]
     figures: list[Figure] = []
     if not chosen:
         return figures
-    async with running(peer, cores.server) as server:
-        control = await Caller.open(server)
-        bench = Bench(server, scale, control)
-        try:
-            for scenario in chosen:
-                with no_collection():
-                    figures += await scenario.run(bench)
-        finally:
-            bench.crowd.close()
-            control.close()
+    async with running(peer, cores.server) as server, Bench.of(server, scale) as bench:
+        for scenario in chosen:
+            with no_collection():
+                figures += await scenario.run(bench)
     return figures
 
 

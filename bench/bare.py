@@ -15,7 +15,7 @@ from typing import cast
 
 import uvloop
 
-from bench.load import PAYLOAD
+from bench.dialects import PAYLOAD
 
 _ENCODED = json.dumps(
     {"global_id": 100000, "message_id": 100000, "channel": "/crowd", "data": PAYLOAD},

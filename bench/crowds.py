@@ -3,103 +3,146 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import os
+import shutil
+import subprocess
+import tempfile
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import cast
 
+from bench.dialects import MARK, poll_request
 from bench.errors import BenchError
-from bench.load import MARK, Caller, Tally, answer_end, connect, poll_request
+from bench.load import WAIT_SECONDS, Caller, Tally, answer_end, connect
 from bench.servers import Server
 
-# Streams whose first frame has not come: well below the listen backlog.
-OPENING = 256
-FRAME_END = b"|"
+SOURCE = Path(__file__).with_name("crowd.c")
+PROGRAM = Path(__file__).with_name("out") / "crowd"
 CLOSING = b"onnection: close\r\n"
+# Of one line: the arrivals of some thousand messages.
+LINE_BYTES = 16 * 1024 * 1024
 
 
-class Stream(asyncio.Protocol):
-    """One parked stream."""
-
-    __slots__ = ("_crowd", "_parked", "_request", "_transport")
-
-    def __init__(self, crowd: Crowd, request: bytes) -> None:
-        self._crowd = crowd
-        self._request = request
-        self._parked = False
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(self._request)
-        self._request = b""
-
-    def data_received(self, data: bytes) -> None:
-        crowd = self._crowd
-        if not self._parked:
-            self._park(data)
-        crowd.messages.add(data.count(MARK))
-        if crowd.arrivals is not None:
-            crowd.arrivals.append(time.perf_counter())
-
-    def _park(self, data: bytes) -> None:
-        if data.startswith(b"HTTP/") and not data.startswith(b"HTTP/1.1 200 "):
-            self._crowd.fail(f"a stream was answered with {data[:500]!r}")
-        elif FRAME_END in data:
-            self._parked = True
-            self._crowd.parked.add(1)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._transport is not None:
-            self._crowd.fail(f"a stream ended: {exc!r}")
-
-    def close(self) -> None:
-        """Reset the connection; its end is no failure then."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.abort()
+def program() -> Path:
+    """The program that is the crowd, compiled if it is not. Raises BenchError."""
+    if not PROGRAM.exists() or PROGRAM.stat().st_mtime < SOURCE.stat().st_mtime:
+        compiler = shutil.which("cc")
+        if compiler is None:
+            raise BenchError("a C compiler is missing: apt-get install gcc libc6-dev")
+        PROGRAM.parent.mkdir(exist_ok=True)
+        made = PROGRAM.with_suffix(f".{os.getpid()}")
+        done = subprocess.run(
+            [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", made, SOURCE],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise BenchError(f"{SOURCE.name} could not be compiled:\n{done.stderr}")
+        made.replace(PROGRAM)  # others may be doing the same
+    return PROGRAM
 
 
 class Crowd:
-    """Streams of users 1, 2, 3… on one channel, as many as asked for."""
+    """Streams of users 1, 2, 3… on one channel, as many as asked for.
+
+    They are held by a process of its own (``crowd.c``) on the generator's core: what it costs to
+    read from thousands of sockets must not limit the figures.
+    """
 
     channel = "/crowd"
 
-    def __init__(self, server: Server, control: Caller) -> None:
+    def __init__(self, server: Server, control: Caller, process: Process) -> None:
         self._server = server
         self._control = control
-        self._streams: list[Stream] = []
-        self._opened = 0
-        self.parked = Tally("first frames")
-        self.messages = Tally("messages received")
-        # When data came, while somebody wants to know.
-        self.arrivals: list[float] | None = None
+        self._process = process
+        # How many messages have been received.
+        self.received = 0
+        self.size = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, server: Server, control: Caller) -> AsyncIterator[Crowd]:
+        """Nobody yet; they all leave in the end."""
+        dialect = server.dialect
+        with tempfile.NamedTemporaryFile("w", prefix="messagebusd-bench-") as template:
+            template.write(dialect.stream(cls.channel))
+            template.flush()
+            process = await asyncio.create_subprocess_exec(
+                program(),
+                *(str(server.port), dialect.first, template.name),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=LINE_BYTES,
+            )
+            try:
+                yield cls(server, control, process)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
 
     @property
-    def size(self) -> int:
-        return len(self._streams)
+    def pid(self) -> int:
+        return self._process.pid
 
     async def resize(self, size: int) -> None:
         """Open or close streams; on return the server has done its part as well."""
-        while self.size < size:
-            more = min(OPENING, size - self.size)
-            for _ in range(more):
-                stream = Stream(self, poll_request(self.size + 1, f"{self.channel}=-1"))
-                self._streams.append(stream)
-                await connect(self._server, stream)
-            self._opened += more
-            await self.parked.reach(self._opened)
-        while self.size > size:
-            self._streams.pop().close()
+        await self._ask("size", size, "sized")
+        self.size = size
         await self._control.parked(self._server, "stream", size)
 
-    def close(self) -> None:
-        """Leave, without a look at the server."""
-        while self._streams:
-            self._streams.pop().close()
+    async def idle(self, size: int) -> None:
+        """The same for streams that nobody reads any more once they are parked."""
+        await self._ask("idle", size, "idled")
 
-    def fail(self, what: str) -> None:
-        error = BenchError(what)
-        self.parked.fail(error)
-        self.messages.fail(error)
+    @asynccontextmanager
+    async def receiving(self, messages: int) -> AsyncIterator[list[float]]:
+        """Wait at the end for so many messages more; when each piece of them arrived.
+
+        Raises BenchError if they do not come, or more of them do.
+        """
+        arrivals: list[float] = []
+        target = self.received + messages
+        self._tell("watch", target)
+        yield arrivals
+        count, *times = await self._hear("reached")
+        arrivals += [int(each) / 1e9 for each in times]
+        self._check(int(count), target)
+
+    async def receive(self, messages: int) -> float:
+        """Wait for so many messages more; when the last one arrived, see `receiving`."""
+        target = self.received + messages
+        count, last = await self._ask("reach", target, "reached")
+        self._check(int(count), target)
+        return int(last) / 1e9
+
+    def _check(self, count: int, target: int) -> None:
+        if count != target:
+            raise BenchError(f"messages received: {count} instead of {target}")
+        self.received = count
+
+    async def _ask(self, command: str, number: int, answer: str) -> list[str]:
+        self._tell(command, number)
+        return await self._hear(answer)
+
+    def _tell(self, command: str, number: int) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command} {number}\n".encode())
+
+    async def _hear(self, answer: str) -> list[str]:
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                line = (await self._process.stdout.readline()).decode()
+        except TimeoutError:
+            raise BenchError(f"not {answer} within {WAIT_SECONDS:g} s") from None
+        word, *values = line.split() or ["nothing"]
+        if word != answer:
+            raise BenchError(f"the crowd says: {line.strip()}")
+        return values
 
 
 class LongPoll(asyncio.Protocol):

@@ -1,76 +1,28 @@
-"""The load generator's ground: requests made once, a counter to wait for, and a calling client.
+"""The load generator's ground: a counter to wait for, and a calling client.
 
-Every message carries `MARK` once and nothing else does: to count messages is to count a byte,
-however the bytes are cut. Requests look as nginx would pass on a browser's.
+Every message carries `dialects.MARK` once and nothing else does: to count messages is to count a
+byte, however the bytes are cut.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import socket
 import struct
 import time
 from contextlib import suppress
-from typing import Any, cast
+from typing import cast
 
 from bench.errors import BenchError
 from bench.servers import Server
 
-MARK = b"~"
-PAYLOAD = "~" + "x" * 197  # with its quotes, 199 bytes of JSON
 # How long anything that is expected may take, before the benchmark gives up.
 WAIT_SECONDS = 60.0
 LOOK_SECONDS = 0.002
 
 # Closing resets: ten thousand sockets in TIME_WAIT would be in the next scenario's way.
 _RESET = struct.pack("ii", 1, 0)
-_BROWSER = (
-    "Host: forum.example\r\n"
-    "X-Real-IP: 203.0.113.9\r\n"
-    "X-Forwarded-For: 203.0.113.9\r\n"
-    "X-Forwarded-Proto: https\r\n"
-    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:139.0) Gecko/20100101 Firefox/139.0\r\n"
-    "Accept: text/plain, */*; q=0.01\r\n"
-    "Accept-Language: en-US,en;q=0.5\r\n"
-    "Accept-Encoding: gzip, deflate, br, zstd\r\n"
-    "Content-Type: application/x-www-form-urlencoded; charset=UTF-8\r\n"
-    "X-SILENCE-LOGGER: true\r\n"
-    "Referer: https://forum.example/t/a-topic/4711\r\n"
-    f"Cookie: _t={'c' * 120}; _forum_session={'s' * 120}\r\n"
-)
-
-
-def poll_request(user: int, form: str, *, immediate: bool = False, chunks: bool = True) -> bytes:
-    """A poll of this user; ``form`` are its channels and positions."""
-    query = "?dlp=t" if immediate else ""
-    refusal = "" if chunks else "Dont-Chunk: true\r\n"
-    return (
-        f"POST /message-bus/{user:032x}/poll{query} HTTP/1.1\r\n{_BROWSER}"
-        f"X-MessageBus-User: {user}\r\nX-MessageBus-Groups: [10,11]\r\n{refusal}"
-        f"Content-Length: {len(form)}\r\n\r\n{form}"
-    ).encode()
-
-
-def publish_request(server: Server, channel: str, **options: Any) -> bytes:
-    """Publish one message."""
-    return _api_request(server, "publish", {"channel": channel, "data": PAYLOAD, **options})
-
-
-def batch_request(server: Server, channel: str, count: int) -> bytes:
-    """Publish some messages at once."""
-    messages = [{"channel": channel, "data": PAYLOAD}] * count
-    return _api_request(server, "publish/batch", {"messages": messages})
-
-
-def _api_request(server: Server, call: str, fields: object) -> bytes:
-    body = json.dumps(fields)
-    return (
-        f"POST /api/v1/{call} HTTP/1.1\r\nHost: bus.internal\r\n"
-        f"Authorization: Bearer {server.key}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n{body}"
-    ).encode()
 
 
 async def connect(server: Server, protocol: asyncio.Protocol) -> None:
@@ -87,14 +39,15 @@ async def connect(server: Server, protocol: asyncio.Protocol) -> None:
 
 
 def answer_end(data: bytes) -> int:
-    """Where a complete answer ends, 0 if it is not all there. Raises BenchError unless it is 200.
+    """Where a complete answer ends, 0 if it is not all there. Raises BenchError unless it is a
+    success.
 
     Only answers with a Content-Length are asked for.
     """
     head_end = data.find(b"\r\n\r\n")
     if head_end < 0:
         return 0
-    if not data.startswith(b"HTTP/1.1 200 "):
+    if not data.startswith(b"HTTP/1.1 20"):
         raise BenchError(f"the answer was {data[:500]!r}")
     at = data.find(b"ength: ", 0, head_end)
     end = head_end + 4 + int(data[at + 7 : data.find(b"\r", at)])
@@ -174,7 +127,7 @@ class Caller(asyncio.Protocol):
         return caller
 
     async def call(self, request: bytes) -> bytes:
-        """Send a request; the whole answer. Raises BenchError unless it is 200."""
+        """Send a request; the whole answer. Raises BenchError unless it succeeds."""
         return await self._send(request, 0.0)
 
     async def repeat(self, request: bytes, until: float) -> int:
@@ -185,14 +138,10 @@ class Caller(asyncio.Protocol):
 
     async def parked(self, server: Server, mode: str, count: int) -> None:
         """Wait until the server says that it holds so many polls of a mode."""
-        request = (
-            f"GET /api/v1/stats HTTP/1.1\r\nHost: bus.internal\r\n"
-            f"Authorization: Bearer {server.key}\r\n\r\n"
-        ).encode()
+        request = server.dialect.clients(server.key)
         give_up = time.monotonic() + WAIT_SECONDS
         while True:
-            answer = await self.call(request)
-            held = json.loads(answer[answer.index(b"\r\n\r\n") :])["clients"][mode]
+            held = server.dialect.count(await self.call(request), mode)
             if held == count:
                 return
             if time.monotonic() > give_up:

@@ -22,8 +22,9 @@ import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from bench.dialects import poll_request
 from bench.errors import BenchError
-from bench.load import Caller, poll_request
+from bench.load import Caller
 from bench.machine import Cores, Stopwatch
 from bench.servers import daemon_asking, running
 

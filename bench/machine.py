@@ -7,7 +7,8 @@ import platform
 import re
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -87,6 +88,12 @@ class Memory:
         found = dict(re.findall(r"^(Rss|Pss): +(\d+) kB$", text, re.MULTILINE))
         return cls(int(found["Rss"]) * 1024, int(found["Pss"]) * 1024)
 
+    @classmethod
+    def of_family(cls, pid: int) -> Memory:
+        """With the processes that it has started."""
+        every = [cls.of(pid), *(cls.of_family(child) for child in _children(pid))]
+        return cls(sum(each.rss for each in every), sum(each.pss for each in every))
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -99,12 +106,16 @@ class Span:
 
 
 class Stopwatch:
-    """Measures a span from its making on."""
+    """Measures a span from its making on: a server's, and that of the load generator.
 
-    def __init__(self, pid: int) -> None:
+    That is this process, and maybe a ``helper`` on the same core.
+    """
+
+    def __init__(self, pid: int, helper: int | None = None) -> None:
         self._pid = pid
-        self._server, self._generator = Usage.of_family(pid), Usage.of(os.getpid())
-        self._cpu = time.process_time()
+        self._helper = helper
+        self._server, self._own = Usage.of_family(pid), Usage.of(os.getpid())
+        self._helped = self._help()
         self.started = time.perf_counter()
 
     @property
@@ -114,13 +125,26 @@ class Stopwatch:
     def stop(self) -> Span:
         seconds = self.seconds
         server = Usage.of_family(self._pid) - self._server
-        generator = Usage.of(os.getpid()) - self._generator
-        return Span(
-            seconds,
-            server.cpu,
-            time.process_time() - self._cpu,
-            max(server.waited, generator.waited),
-        )
+        own = Usage.of(os.getpid()) - self._own
+        helped = self._help() - self._helped
+        # The two wait for each other, which is no disturbance.
+        mutual = 2 * min(own.cpu, helped.cpu)
+        waited = max(0.0, own.waited + helped.waited - mutual)
+        return Span(seconds, server.cpu, own.cpu + helped.cpu, max(server.waited, waited))
+
+    def _help(self) -> Usage:
+        return Usage(0.0, 0.0) if self._helper is None else Usage.of(self._helper)
+
+
+@contextmanager
+def on_cores(*cores: int) -> Iterator[None]:
+    """Let this process, and what it starts, run on these cores meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def reserve_descriptors(wanted: int) -> None:

@@ -63,6 +63,8 @@ class PlainServer:
         app.router.add_post("/api/v1/publish", self.publish)
         app.router.add_post("/api/v1/publish/batch", self.batch)
         app.router.add_get("/api/v1/stats", self.stats)
+        app.router.add_get("/metrics", self.health)
+        app.router.add_get("/readyz", self.health)
         return app
 
     async def poll(self, request: web.Request) -> web.StreamResponse:
@@ -137,6 +139,9 @@ class PlainServer:
     async def stats(self, request: web.Request) -> web.Response:
         self._authorize(request)
         return web.json_response({"clients": self._parked})
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.json_response(self._parked)
 
     def _authorize(self, request: web.Request) -> None:
         if request.headers.get("Authorization") != self._authorization:

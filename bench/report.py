@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +14,31 @@ from bench.scenarios import Figure
 from bench.servers import BARE, MESSAGEBUSD, PLAIN
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-SECOND_PART = "# Stores and workers\n"
+# The parts of that file, in their order; each is written by a command of its own.
+OWN_PART, PEERS_PART, STORES_PART = "# Results", "# Peers", "# Stores and workers"
 # Above this part of the time the load generator may be what limits a figure.
 BUSY_GENERATOR = 0.85
 # Above this part of the time the neighbours' work is in a figure as well.
 DISTURBED = 0.10
 
-_NOTES = f"""\
-**plain** is the same protocol on aiohttp the textbook way (`bench/plain_aiohttp.py`), without most
-of what the daemon does besides. **bare** does nothing but the writes (`bench/bare.py`): what a
-fan-out costs on this machine at least, if each message is a write of its own to each transport. All
-go through the same work in the same rounds; a figure is the median of its rounds.
+_OWN = """\
+Written by `python -m bench --write`. **plain** is the same protocol on aiohttp the textbook way
+(`bench/plain_aiohttp.py`), without most of what the daemon does besides. **bare** does nothing but
+the writes (`bench/bare.py`): what a fan-out costs on this machine at least, if each message is a
+write of its own to each transport. All go through the same work in the same rounds; a figure is the
+median of its rounds. Streams are held by a program in C (`bench/crowd.c`)."""
+_PEERS = """\
+Written by `python -m bench --peers --write`. **nchan** is nginx with that module, one worker;
+**gem** is the Ruby library under Puma, with its memory store (`bench/peers/`). Notes are as above.
 
-* `× plain`, `× bare`: how many times better messagebusd was in the same round (median). The ratios
+![messagebusd, nchan and the gem side by side](peers.svg)"""
+_NOTES = f"""\
+* `× …`: how many times better messagebusd was in the same round (median). The ratios
   count; absolute figures are for orientation, and differences under 25 % mean nothing.
 * `p99`: of deliveries it is one; of fan-outs to many there are only as many as fit into a scenario
   (under ten a round for the largest crowd), and it is the longest of them.
-* `CPU µs`: what one operation took of the server's core, for messagebusd / plain / bare. Other work
-  on the machine disturbs this the least.
+* `CPU µs`: what one operation took of the server's core, for messagebusd / the others in their
+  order. Other work on the machine disturbs this the least.
 * `generator`: how busy the load generator was, likewise. Above {BUSY_GENERATOR:.0%} (!) it may be
   what limits the figure.
 * `waited`: how long a process was ready to run while something else had its core. Above
@@ -96,20 +104,24 @@ def rows(rounds: Mapping[str, Sequence[Sequence[Figure]]]) -> list[Row]:
 
 
 def document(machine: Mapping[str, str], found: Sequence[Row]) -> str:
-    """The whole of RESULTS.md."""
-    facts = "\n".join(f"* {name}: {value}" for name, value in machine.items())
-    return (
-        "# Results\n\nWritten by `python -m bench --write`.\n\n"
-        f"{facts}\n\n{table(found)}\n\n{_NOTES}\n"
-    )
+    """The part of RESULTS.md with the servers of our own making."""
+    return f"{OWN_PART}\n\n{_OWN}\n\n{_facts(machine)}\n\n{table(found)}\n\n{_NOTES}\n"
 
 
-def replaced(old: str, part: str, *, second: bool) -> str:
-    """The text of RESULTS.md with one of its two parts anew: stores and workers are the second."""
-    first, mark, rest = old.partition(SECOND_PART)
-    if second:
-        return f"{first.rstrip()}\n\n{part}"
-    return f"{part}\n{mark}{rest}" if mark else part
+def peers_document(machine: Mapping[str, str], found: Sequence[Row], others: Sequence[str]) -> str:
+    """The part with other people's."""
+    return f"{PEERS_PART}\n\n{_PEERS}\n\n{_facts(machine)}\n\n{table(found, others)}\n"
+
+
+def _facts(machine: Mapping[str, str]) -> str:
+    return "\n".join(f"* {name}: {value}" for name, value in machine.items())
+
+
+def replaced(old: str, part: str) -> str:
+    """The text of RESULTS.md with one of its parts anew."""
+    parts = {each.partition("\n")[0]: each for each in (*re.split("(?m)^(?=# )", old), part)}
+    found = (parts.get(heading) for heading in (OWN_PART, PEERS_PART, STORES_PART))
+    return "\n".join(f"{each.strip()}\n" for each in found if each is not None)
 
 
 def table(

@@ -15,17 +15,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bench.crowds import Crowd, Herd
+from bench.dialects import MARK, PAYLOAD, batch_request, get_request, poll_request
 from bench.errors import BenchError
-from bench.load import MARK, Caller, batch_request, poll_request, publish_request
+from bench.load import Caller
 from bench.machine import Span, Stopwatch
 from bench.servers import Server
 
 BATCH = 100
 POLLERS = 16
 SATURATING_PUBLISHERS = 8
+BURST = 5
+# Ten of these are more than a connection's buffers in the kernel take for a reader that is away.
+LARGE = PAYLOAD + "x" * 32_000
 STEADY_RATE = 10
 # Streams that are there before memory is measured: what is imported or allocated once is there too.
 FIRST_STREAMS = 50
@@ -72,14 +76,29 @@ class Figure:
 class Bench:
     """A server under test, and what the scenarios share."""
 
-    def __init__(self, server: Server, scale: Scale, control: Caller) -> None:
+    def __init__(self, server: Server, scale: Scale, control: Caller, crowd: Crowd) -> None:
         self.server = server
         self.scale = scale
         self.control = control
-        self.crowd = Crowd(server, control)
+        self.crowd = crowd
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, server: Server, scale: Scale) -> AsyncIterator[Bench]:
+        """For a running server."""
+        control = await Caller.open(server)
+        try:
+            async with Crowd.of(server, control) as crowd:
+                yield cls(server, scale, control, crowd)
+        finally:
+            control.close()
 
     def watch(self) -> Stopwatch:
-        return Stopwatch(self.server.pid)
+        return Stopwatch(self.server.pid, self.crowd.pid)
+
+    def publish(self, channel: str, **options: Any) -> bytes:
+        """A request that publishes a message."""
+        return self.server.dialect.publish(self.server.key, channel, **options)
 
     @asynccontextmanager
     async def callers(self, count: int) -> AsyncIterator[list[Caller]]:
@@ -105,11 +124,9 @@ class Bench:
 
     async def to_crowd(self, request: bytes, recipients: int) -> float:
         """Publish to the crowd, of which so many receive it; the seconds until the last one has."""
-        expected = self.crowd.messages.count + recipients
         started = time.perf_counter()
         await self.control.call(request)
-        await self.crowd.messages.reach(expected)
-        return time.perf_counter() - started
+        return await self.crowd.receive(recipients) - started
 
 
 def rate(name: str, operations: int, span: Span) -> Figure:
@@ -156,7 +173,7 @@ async def park(bench: Bench) -> list[Figure]:
 async def fan_out(bench: Bench, size: int) -> list[Figure]:
     """One message at a time to everybody."""
     await bench.crowd.resize(size)
-    request = publish_request(bench.server, bench.crowd.channel)
+    request = bench.publish(bench.crowd.channel)
     await bench.to_crowd(request, size)
     latencies: list[float] = []
     watch = bench.watch()
@@ -167,34 +184,78 @@ async def fan_out(bench: Bench, size: int) -> list[Figure]:
     return [deliveries, *percentiles(f"{name}, last one", latencies)]
 
 
-async def stall(bench: Bench, size: int) -> list[Figure]:
-    """How long others wait while a message goes to everybody: polls that are answered at once."""
+async def fairness(bench: Bench, size: int) -> list[Figure]:
+    """How long others wait while publishers never pause and a message goes to everybody."""
     await bench.crowd.resize(size)
-    request = publish_request(bench.server, bench.crowd.channel)
-    poll = poll_request(size + 1, "/elsewhere=0", immediate=True)
-    longest: list[float] = []
-    async with bench.callers(1) as (other,):
+    crowd = bench.crowd
+    asked = {
+        "poll": poll_request(size + 1, "/elsewhere=0", immediate=True),
+        "publish": bench.publish("/elsewhere"),
+        "/metrics": get_request("/metrics"),
+        "/readyz": get_request("/readyz"),
+    }
+    longest: dict[str, list[float]] = {name: [] for name in asked}
+    async with bench.callers(len(asked)) as callers:
+        request = bench.publish(crowd.channel)
+        await bench.to_crowd(request, size)
         watch = bench.watch()
-        while watch.seconds < bench.scale.seconds or len(longest) < AT_LEAST:
-            waits: list[float] = []
-            fan_out = asyncio.create_task(bench.to_crowd(request, size))
-            while not fan_out.done():
-                asked = time.perf_counter()
-                await other.call(poll)
-                waits.append(time.perf_counter() - asked)
-            await fan_out
-            longest.append(max(waits))
-    name = f"longest wait of a poll meanwhile, {size:,}"
-    return [Figure(name, "ms", 1e3 * median(longest), "less")]
+        while watch.seconds < bench.scale.seconds or not longest["poll"]:
+            burst = asyncio.create_task(_burst(bench, request, size))
+            waits = await asyncio.gather(
+                *(
+                    _ask_until(burst, caller, each)
+                    for caller, each in zip(callers, asked.values(), strict=True)
+                )
+            )
+            await burst
+            for name, wait in zip(asked, waits, strict=True):
+                longest[name].append(wait)
+    return [
+        Figure(
+            f"longest wait during a burst to {size:,}: {name}", "ms", 1e3 * median(waits), "less"
+        )
+        for name, waits in longest.items()
+    ]
+
+
+async def _burst(bench: Bench, request: bytes, size: int) -> None:
+    """Some messages one behind the other, until everybody has all of them."""
+    for _ in range(BURST):
+        await bench.control.call(request)
+    await bench.crowd.receive(BURST * size)
+
+
+async def _ask_until(done: asyncio.Task[None], caller: Caller, request: bytes) -> float:
+    """Ask again and again, at least once; the longest wait for an answer, in seconds."""
+    longest = 0.0
+    while not done.done() or not longest:
+        asked = time.perf_counter()
+        await caller.call(request)
+        longest = max(longest, time.perf_counter() - asked)
+    return longest
+
+
+async def slow_readers(bench: Bench, size: int) -> list[Figure]:
+    """What a fan-out of large messages costs, alone and beside streams that nobody reads."""
+    await bench.crowd.resize(size)
+    request = bench.publish(bench.crowd.channel, data=LARGE)
+    figures = []
+    for idle in (0, size // 10):
+        await bench.crowd.idle(idle)
+        operations = await repeated(bench, request, size)
+        name = f"fan-out of {len(LARGE) // 1000} kB to {size:,}"
+        if idle:
+            name += f" beside {idle:,} that do not read"
+        figures.append(rate(f"{name}, deliveries", size * operations.count, operations.span))
+    await bench.crowd.idle(0)
+    return figures
 
 
 async def targeted(bench: Bench, size: int) -> list[Figure]:
     """One message at a time to one of many."""
     await bench.crowd.resize(size)
     users = Random(size).sample(range(1, size + 1), 64)
-    requests = [
-        publish_request(bench.server, bench.crowd.channel, user_ids=[user]) for user in users
-    ]
+    requests = [bench.publish(bench.crowd.channel, user_ids=[user]) for user in users]
     await bench.to_crowd(requests[0], 1)
     latencies: list[float] = []
     watch = bench.watch()
@@ -209,7 +270,7 @@ async def chosen(bench: Bench, size: int) -> list[Figure]:
     figures = []
     for count in (size, size // 100):
         users = list(range(1, count + 1))
-        request = publish_request(bench.server, bench.crowd.channel, user_ids=users)
+        request = bench.publish(bench.crowd.channel, user_ids=users)
         operations = await repeated(bench, request, count)
         name = f"to {count:,} named of {size:,}, deliveries"
         figures.append(rate(name, count * operations.count, operations.span))
@@ -225,7 +286,7 @@ async def growth(bench: Bench, small: int, large: int) -> list[Figure]:
             ("to everybody", size, {}),
             ("to one", 1, {"user_ids": [size // 2]}),
         ):
-            request = publish_request(bench.server, bench.crowd.channel, **audience)
+            request = bench.publish(bench.crowd.channel, **audience)
             operations = await repeated(bench, request, recipients)
             spent[name].append(operations.span.server_cpu / operations.count)
     sizes = f"{small:,} to {large:,}"
@@ -261,7 +322,7 @@ async def repeated(bench: Bench, request: bytes, recipients: int) -> Operations:
 async def unheard(bench: Bench, size: int) -> list[Figure]:
     """Publish what nobody listens to, while many listen to something else."""
     await bench.crowd.resize(size)
-    request = publish_request(bench.server, "/unheard")
+    request = bench.publish("/unheard")
     return [await bench.hammer(f"publish to nobody, {size:,} parked", request, 1)]
 
 
@@ -269,13 +330,12 @@ async def saturated(bench: Bench, size: int) -> list[Figure]:
     """Publishers that never pause, everybody receives everything."""
     crowd = bench.crowd
     await crowd.resize(size)
-    request = publish_request(bench.server, crowd.channel)
+    request = bench.publish(crowd.channel)
     await bench.to_crowd(request, size)
-    before = crowd.messages.count
     async with bench.callers(SATURATING_PUBLISHERS) as publishers:
         watch = bench.watch()
         deliveries = size * await bench.repeat(publishers, request, bench.scale.seconds)
-        await crowd.messages.reach(before + deliveries)
+        await crowd.receive(deliveries)
         span = watch.stop()
     name = f"{SATURATING_PUBLISHERS} publishers to {size:,}, deliveries"
     return [rate(name, deliveries, span)]
@@ -285,24 +345,23 @@ async def steady(bench: Bench, size: int) -> list[Figure]:
     """A calm site: how long a delivery takes."""
     crowd = bench.crowd
     await crowd.resize(size)
-    request = publish_request(bench.server, crowd.channel)
+    request = bench.publish(crowd.channel)
     await bench.to_crowd(request, size)
     latencies: list[float] = []
     watch = bench.watch()
     for turn in range(max(AT_LEAST, int(2.5 * bench.scale.seconds * STEADY_RATE))):
         await asyncio.sleep(turn / STEADY_RATE - watch.seconds)
-        crowd.arrivals = []
-        sent = time.perf_counter()
-        await bench.to_crowd(request, size)
-        latencies += [arrival - sent for arrival in crowd.arrivals]
-    crowd.arrivals = None
+        async with crowd.receiving(size) as arrivals:
+            sent = time.perf_counter()
+            await bench.control.call(request)
+        latencies += [arrival - sent for arrival in arrivals]
     return percentiles(f"{STEADY_RATE} publishes/s to {size:,}, deliveries", latencies)
 
 
 async def polls(bench: Bench) -> list[Figure]:
     """Polls that are answered at once."""
     await bench.crowd.resize(0)
-    answer = await bench.control.call(batch_request(bench.server, "/polled", BATCH))
+    answer = await bench.control.call(batch_request(bench.server.key, "/polled", BATCH))
     last_id = int(_MESSAGE_ID.findall(answer)[-1])
     figures = []
     for name, news in (("empty poll", 0), ("poll with 10 messages", 10)):
@@ -316,7 +375,7 @@ async def polls(bench: Bench) -> list[Figure]:
 async def long_polls(bench: Bench, size: int) -> list[Figure]:
     """A herd of long polls: all answered by a message, all back and parked for the next one."""
     await bench.crowd.resize(0)
-    request = publish_request(bench.server, Herd.channel)
+    request = bench.publish(Herd.channel)
     herd = Herd(bench.server, size)
     try:
         await herd.poll(0)
@@ -337,13 +396,16 @@ async def long_polls(bench: Bench, size: int) -> list[Figure]:
 async def publishes(bench: Bench) -> list[Figure]:
     """Publishes, with nobody parked."""
     await bench.crowd.resize(0)
-    request = publish_request(bench.server, "/published")
-    figures = [
+    request = bench.publish("/published")
+    return [
         await bench.hammer(f"publish, {count} at a time", request, count) for count in (1, 16, 64)
     ]
-    batch = batch_request(bench.server, "/published", BATCH)
-    figures.append(await bench.hammer(f"publish in batches of {BATCH}", batch, 1, BATCH))
-    return figures
+
+
+async def batches(bench: Bench) -> list[Figure]:
+    """Many messages in one publish."""
+    batch = batch_request(bench.server.key, "/published", BATCH)
+    return [await bench.hammer(f"publish in batches of {BATCH}", batch, 1, BATCH)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +419,7 @@ class Scenario:
 SCENARIOS = (
     Scenario("park", park),
     Scenario("fan-out", lambda bench: fan_out(bench, bench.scale.large)),
-    Scenario("stall", lambda bench: stall(bench, bench.scale.large)),
+    Scenario("fairness", lambda bench: fairness(bench, bench.scale.large)),
     Scenario("targeted", lambda bench: targeted(bench, bench.scale.large)),
     Scenario("chosen", lambda bench: chosen(bench, bench.scale.large)),
     Scenario("unheard", lambda bench: unheard(bench, bench.scale.large)),
@@ -366,9 +428,11 @@ SCENARIOS = (
     Scenario("targeted", lambda bench: targeted(bench, bench.scale.small)),
     Scenario("growth", lambda bench: growth(bench, bench.scale.small, bench.scale.large)),
     Scenario("saturated", lambda bench: saturated(bench, bench.scale.small)),
+    Scenario("slow-readers", lambda bench: slow_readers(bench, bench.scale.small)),
     Scenario("steady", lambda bench: steady(bench, bench.scale.small)),
     Scenario("polls", polls),
     Scenario("long-polls", lambda bench: long_polls(bench, bench.scale.small)),
     Scenario("publish", publishes),
+    Scenario("batches", batches),
 )
 NAMES = tuple(dict.fromkeys(scenario.name for scenario in SCENARIOS))

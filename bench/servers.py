@@ -10,17 +10,20 @@ import asyncio
 import json
 import os
 import secrets
+import signal
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bench.dialects import BUS, Dialect
 from bench.errors import BenchError
-from bench.machine import Memory
+from bench.machine import Memory, on_cores
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
@@ -50,29 +53,39 @@ format = "json"
 _BY_HEADERS = '[lookup]\nmode = "headers"'
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a server is started, and its port; None if its log says which it chose."""
+
+    command: Sequence[str | Path]
+    port: int | None = None
+
+
 def _messagebusd(
     folder: Path, key: str, more: str = "", workers: int = 1, lookup: str = _BY_HEADERS
-) -> list[str]:
+) -> Launch:
     config = folder / "bus.toml"
     config.write_text(_CONFIG.format(key=key, workers=workers, lookup=lookup) + more)
-    return ["-m", "messagebusd", "serve", "--config", str(config)]
+    return Launch([sys.executable, "-m", "messagebusd", "serve", "--config", config])
 
 
-def _plain(folder: Path, key: str) -> list[str]:
-    return ["-m", "bench.plain_aiohttp", key]
+def _plain(folder: Path, key: str) -> Launch:
+    return Launch([sys.executable, "-m", "bench.plain_aiohttp", key])
 
 
-def _bare(folder: Path, key: str) -> list[str]:
-    return ["-m", "bench.bare"]
+def _bare(folder: Path, key: str) -> Launch:
+    return Launch([sys.executable, "-m", "bench.bare"])
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A kind of server: how to start it, and which scenarios it can go through; None for all."""
+    """A kind of server: how to start it in a folder of its own and with a key, and which scenarios
+    it can go through; None for all."""
 
     name: str
-    arguments: Callable[[Path, str], list[str]]
+    launch: Callable[[Path, str], Launch]
     scenarios: frozenset[str] | None = None
+    dialect: Dialect = BUS
 
 
 def daemon(backend: str, workers: int = 1) -> Peer:
@@ -98,9 +111,10 @@ class Server:
     pid: int
     port: int
     key: str
+    dialect: Dialect = BUS
 
     def memory(self) -> Memory:
-        return Memory.of(self.pid)
+        return Memory.of_family(self.pid)
 
 
 @asynccontextmanager
@@ -110,22 +124,22 @@ async def running(peer: Peer, *cores: int) -> AsyncIterator[Server]:
     with tempfile.TemporaryDirectory(prefix="messagebusd-bench-") as name:
         folder = Path(name)
         log = folder / "log"
-        with log.open("wb") as stderr:
+        launch = peer.launch(folder, key)
+        with log.open("wb") as stderr, on_cores(*cores):
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *peer.arguments(folder, key),
+                *launch.command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=stderr,
                 env=_environment(),
+                start_new_session=True,
             )
         try:
-            os.sched_setaffinity(process.pid, cores)
-            port = await _ready(process, log)
-            yield Server(process.pid, port, key)
+            port = await _ready(process, launch.port, log)
+            yield Server(process.pid, port, key, peer.dialect)
         finally:
-            if process.returncode is None:
-                process.kill()  # nothing of it is needed any more: no drain
+            with suppress(ProcessLookupError):  # its processes; they have nothing to drain
+                os.killpg(process.pid, signal.SIGKILL)
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
 
 
@@ -136,15 +150,23 @@ def _environment() -> dict[str, str]:
     }
 
 
-async def _ready(process: asyncio.subprocess.Process, log: Path) -> int:
-    """Wait until the log says so; the port that it names."""
+async def _ready(process: asyncio.subprocess.Process, port: int | None, log: Path) -> int:
+    """Wait until it serves; its port."""
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up and process.returncode is None:
         await asyncio.sleep(LOOK_SECONDS)
-        messages = {record["message"]: record for record in _records(log)}
-        if "ready" in messages:
-            return int(messages["listening"]["address"].rsplit(":", 1)[1])
+        if port is None:
+            messages = {record["message"]: record for record in _records(log)}
+            if "ready" in messages:
+                return int(messages["listening"]["address"].rsplit(":", 1)[1])
+        elif _is_listening(port):
+            return port
     raise _not_ready(log)
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _records(log: Path) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ set -euo pipefail
 
 packages=()
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
+command -v cc >/dev/null || packages+=(gcc libc6-dev) # the benchmarks' crowd
 command -v curl >/dev/null || packages+=(curl)
 command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || packages+=(haproxy)
 command -v caddy >/dev/null || packages+=(caddy)

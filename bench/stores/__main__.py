@@ -14,7 +14,7 @@ import uvloop
 from bench import report
 from bench.__main__ import SPARE_DESCRIPTORS, no_collection
 from bench.errors import BenchError
-from bench.machine import Cores, describe, reserve_descriptors
+from bench.machine import Cores, describe, on_cores, reserve_descriptors
 from bench.scenarios import QUICK, Figure, Scale
 from bench.stores import healing, publishing
 from bench.stores.crew import crew
@@ -30,7 +30,7 @@ from bench.stores.document import (
     document,
     to_json,
 )
-from bench.stores.places import Place, on_cores, places, versions
+from bench.stores.places import Place, places, versions
 from bench.stores.serving import serve
 
 ROUNDS = 5
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.json.write_text(to_json(machine, parts))
     if options.write:
         old = report.RESULTS.read_text()
-        report.RESULTS.write_text(report.replaced(old, text, second=True))
+        report.RESULTS.write_text(report.replaced(old, text))
     return 0
 
 

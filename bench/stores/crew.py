@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bench.load import Caller, publish_request
 from bench.scenarios import FIRST_STREAMS, Bench, Figure, Scale, fan_out, rate
 from bench.servers import running
 from bench.stores.places import Place
@@ -11,21 +10,14 @@ PUBLISHERS = 64
 
 
 async def crew(place: Place, scale: Scale, workers: int, *cores: int) -> list[Figure]:
-    async with running(place.peer(workers), *cores) as server:
-        control = await Caller.open(server)
-        bench = Bench(server, scale, control)
-        try:
-            figures = [await _park(bench)]
-            figures += await fan_out(bench, scale.small)
-            await bench.crowd.resize(0)
-            request = publish_request(server, "/published")
-            figures.append(
-                await bench.hammer(f"publish, {PUBLISHERS} at a time", request, PUBLISHERS)
-            )
-            return figures
-        finally:
-            bench.crowd.close()
-            control.close()
+    peer = place.peer(workers)
+    async with running(peer, *cores) as server, Bench.of(server, scale) as bench:
+        figures = [await _park(bench)]
+        figures += await fan_out(bench, scale.small)
+        await bench.crowd.resize(0)
+        request = bench.publish("/published")
+        figures.append(await bench.hammer(f"publish, {PUBLISHERS} at a time", request, PUBLISHERS))
+        return figures
 
 
 async def _park(bench: Bench) -> Figure:

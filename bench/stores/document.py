@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 
-from bench.report import SECOND_PART, Row, Series, table
+from bench.report import STORES_PART, Row, Series, table
 from bench.scenarios import Figure
 from bench.servers import MESSAGEBUSD
 
@@ -77,7 +77,7 @@ def document(machine: Mapping[str, str], rounds: Sequence[Round]) -> str:
     """The whole part."""
     facts = "\n".join(f"* {name}: {value}" for name, value in machine.items())
     sections = "\n".join(_section(part, _rows(rounds, part)) for part in Part)
-    return f"{SECOND_PART}\n{_HEAD}\n\n{facts}\n\n{sections}"
+    return f"{STORES_PART}\n\n{_HEAD}\n\n{facts}\n\n{sections}"
 
 
 def _section(part: Part, found: Sequence[Row]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -84,14 +83,3 @@ def _postgres(name: str, server: PostgresServer) -> Place:
 def _first_line(*command: str) -> str:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return " ".join(done.stdout.splitlines()[0].split()[:3])
-
-
-@contextmanager
-def on_cores(*cores: int) -> Iterator[None]:
-    """Let this process, and what it starts, run on these cores meanwhile."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

@@ -21,8 +21,9 @@ from pathlib import Path
 import asyncpg
 import redis.asyncio
 
+from bench.dialects import PAYLOAD
 from bench.errors import BenchError
-from bench.load import PAYLOAD, WAIT_SECONDS
+from bench.load import WAIT_SECONDS
 from bench.machine import Usage
 from bench.scenarios import Figure, percentiles
 from bench.stores.places import Place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bench.load import Caller, publish_request
 from bench.scenarios import Bench, Figure, Scale, percentiles, polls, rate
 from bench.servers import running
 from bench.stores.places import Place
@@ -13,21 +12,15 @@ async def serve(
     place: Place, scale: Scale, publishers: tuple[int, ...], core: int
 ) -> tuple[list[Figure], list[Figure]]:
     """A daemon of its own for this; its publishes, and its polls."""
-    async with running(place.peer(), core) as server:
-        control = await Caller.open(server)
-        bench = Bench(server, scale, control)
-        try:
-            published = [
-                figure for count in publishers for figure in await _publishes(bench, place, count)
-            ]
-            return published, await polls(bench)
-        finally:
-            bench.crowd.close()
-            control.close()
+    async with running(place.peer(), core) as server, Bench.of(server, scale) as bench:
+        published = [
+            figure for count in publishers for figure in await _publishes(bench, place, count)
+        ]
+        return published, await polls(bench)
 
 
 async def _publishes(bench: Bench, place: Place, publishers: int) -> list[Figure]:
-    request = publish_request(bench.server, CHANNEL)
+    request = bench.publish(CHANNEL)
     name = title(place, publishers)
     async with bench.callers(publishers) as callers:
         await bench.repeat(callers, request, bench.scale.seconds / 10)

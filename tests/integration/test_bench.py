@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
+import signal
 import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import report
+from bench import peers, plot, report
+from bench.crowds import Crowd
+from bench.dialects import BUS
 from bench.errors import BenchError
-from bench.load import WAIT_SECONDS, Tally, answer_end
+from bench.load import WAIT_SECONDS, Caller, Tally, answer_end
 from bench.machine import Span
 from bench.scenarios import Figure, percentiles, rate
-from bench.servers import BARE, MESSAGEBUSD, PLAIN
+from bench.servers import BARE, MESSAGEBUSD, PLAIN, Server, running
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -27,7 +34,12 @@ SUBJECTS = (
     "connect and park",
     "fan-out to 100",
     "fan-out to 400",
-    "longest wait of a poll",
+    *(
+        f"longest wait during a burst to 400: {asked}"
+        for asked in ("poll", "publish", "/metrics", "/readyz")
+    ),
+    "fan-out of 32 kB to 100, deliveries",
+    "fan-out of 32 kB to 100 beside 10",
     "to one of 400",
     "to 400 named of 400",
     "to 4 named of 400",
@@ -190,3 +202,81 @@ async def test_a_tally_waits_in_vain_for_what_failed():
     with pytest.raises(BenchError, match="a stream ended"):
         async with asyncio.timeout(WAIT_SECONDS / 2):
             await waiting
+
+
+# -- the report ----------------------------------------------------------------------------------
+
+
+def test_each_part_is_written_anew_in_its_place():
+    old = "# Results\n\none\n\n## more\n\n# Stores and workers\n\nthree\n"
+    text = report.replaced(old, "# Peers\n\ntwo\n")
+    assert text == (
+        "# Results\n\none\n\n## more\n\n# Peers\n\ntwo\n\n# Stores and workers\n\nthree\n"
+    )
+    assert report.replaced(text, "# Results\n\nnew").startswith("# Results\n\nnew\n\n# Peers")
+
+
+def test_the_plot_shows_what_was_measured(tmp_path: Path):
+    rounds = {
+        name: [[Figure("empty poll", "/s", value)]]
+        for name, value in ((MESSAGEBUSD.name, 1234.0), ("gem", 567.0))
+    }
+    plot.draw(report.rows(rounds), ["nchan", "gem"], tmp_path / "plot.svg")
+    text = (tmp_path / "plot.svg").read_text()
+    assert "1,234" in text
+    assert "567" in text
+    assert "empty polls /s" in text
+    assert "nchan" not in text
+
+
+# -- peers ---------------------------------------------------------------------------------------
+
+
+def test_no_peer_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(peers, "NCHAN_MODULE", Path("/nowhere"))
+    with pytest.raises(BenchError, match="apt-get install nginx libnginx-mod-nchan"):
+        peers.found()
+
+
+# -- the crowd -----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def crowd() -> AsyncIterator[tuple[Crowd, Server, Caller]]:
+    async with running(BARE, *os.sched_getaffinity(0)) as server:
+        control = await Caller.open(server)
+        try:
+            async with Crowd.of(server, control) as found:
+                yield found, server, control
+        finally:
+            control.close()
+
+
+async def test_the_crowd_comes_receives_and_goes():
+    async with crowd() as (streams, server, control):
+        await streams.resize(300)  # more than it opens at a time
+        request = BUS.publish(server.key, Crowd.channel)
+        started = time.perf_counter()
+        await control.call(request)
+        assert started < await streams.receive(300) < time.perf_counter()
+        async with streams.receiving(300) as arrivals:
+            await control.call(request)
+        assert len(arrivals) == 300
+        assert arrivals == sorted(arrivals)
+        await streams.idle(10)
+        await control.call(request)
+        await streams.receive(300)
+        await streams.idle(0)
+        await streams.resize(2)
+
+
+async def test_the_crowd_says_what_went_wrong():
+    async with crowd() as (streams, server, control):
+        await streams.resize(2)
+        await control.call(BUS.publish(server.key, Crowd.channel))
+        with pytest.raises(BenchError, match="messages received: 2 instead of 1"):
+            await streams.receive(1)
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(BenchError, match="the crowd says: failed a stream ended"):
+            await streams.receive(5)

@@ -30,7 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_STREAMS = 1 << 17, OPENING = 256, EVENTS = 512, REQUEST = 8192, BUFFER = 1 << 18 };
+enum { MAX_STREAMS = 1 << 17, OPENING = 64, EVENTS = 512, REQUEST = 8192, BUFFER = 1 << 18 };
 
 /* The streams that are read come first, then those that are not; each group grows at its end. */
 struct group {

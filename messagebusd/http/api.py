@@ -88,8 +88,8 @@ class Api:
         """What `front` may serve as well."""
         publish = self._publish
         return {
-            PUBLISH: Route(publish.publish, publish.is_immediate),
-            f"{PUBLISH}/batch": Route(publish.batch, publish.is_immediate),
+            PUBLISH: Route(publish.publish, publish.is_immediate, is_api=True),
+            f"{PUBLISH}/batch": Route(publish.batch, publish.is_immediate, is_api=True),
         }
 
     def sibling_routes(self) -> list[web.RouteDef]:

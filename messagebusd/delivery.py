@@ -7,12 +7,18 @@ one for each message, so that each wire form is built once however many share it
 
 from __future__ import annotations
 
+from asyncio import Transport
 from collections.abc import Collection, Iterable, Sequence
 
 from messagebusd.connection import Connection
 from messagebusd.protocol import wire
 from messagebusd.protocol.message import Message
 from messagebusd.protocol.requests import Mode
+
+# The subscribers of a channel in the order of their arrival. Who has been written to before is live
+# for all that comes later, and so stands here with its transport: what is for everybody goes there
+# without a look at the connection. Of thousands, none is still in the processor's cache.
+Members = dict[Connection, Transport | None]
 
 
 class Delivery:
@@ -130,14 +136,28 @@ class Delivery:
         if sent:
             self.written += mask.bit_count()
 
-    def give_all(self, connections: Sequence[Connection]) -> None:
-        """The same for many, where all get the same."""
+    def give_all(
+        self,
+        connections: Sequence[Connection],
+        transports: Sequence[Transport | None],
+        members: Members,
+    ) -> None:
+        """The same for many, where all get the same.
+
+        ``transports`` are theirs, as far as an earlier delivery has noted them in ``members``.
+        """
         frame, turn, count = self.frame(self.common), self.first_turn, self.common.bit_count()
         written = 0
-        for connection in connections:
-            if connection.since < turn and connection.mode is Mode.STREAM:
+        for connection, transport in zip(connections, transports, strict=True):
+            if not (
+                transport is None or transport.is_closing() or transport.get_write_buffer_size()
+            ):
+                transport.write(frame)
+                written += count
+            elif connection.since < turn and connection.mode is Mode.STREAM:
                 if connection.write(frame):
                     written += count
+                    members[connection] = connection.transport
             else:
                 self.give(connection)
         self.written += written

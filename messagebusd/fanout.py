@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from messagebusd.connection import CloseReason, Connection
-from messagebusd.delivery import Delivery
+from messagebusd.delivery import Delivery, Members
 from messagebusd.protocol.requests import Mode
 
 # How many polls are written to in one turn of the loop: a few milliseconds.
@@ -56,7 +56,16 @@ class Observer(Protocol):
 class FanOut:
     """A delivery on its way to those that it is for."""
 
-    __slots__ = ("_at", "_plain", "_recipients", "delivery", "done", "topic")
+    __slots__ = (
+        "_at",
+        "_known",
+        "_plain",
+        "_recipients",
+        "_served",
+        "_transports",
+        "delivery",
+        "topic",
+    )
 
     def __init__(self, topic: Topic, delivery: Delivery) -> None:
         self.topic = topic
@@ -64,22 +73,30 @@ class FanOut:
         # As they are now: whoever is answered or found too slow leaves the channel meanwhile.
         self._recipients = tuple(topic.members if delivery.common else delivery.masks)
         self._plain = not delivery.masks and not delivery.filtered
+        self._transports = tuple(topic.members.values()) if self._plain else ()
         self._at = 0
-        # Who has had his turn, unless all go at once.
-        self.done: set[Connection] = set()
+        # The first so many of them as a set; made when somebody asks.
+        self._served: set[Connection] = set()
+        self._known = 0
 
     @property
     def is_finished(self) -> bool:
         """Whether everybody has had his turn."""
         return self._at >= len(self._recipients)
 
+    def has_served(self, connection: Connection) -> bool:
+        """Whether this one has had his turn."""
+        self._served.update(self._recipients[self._known : self._at])
+        self._known = self._at
+        return connection in self._served
+
     def advance(self, limit: int) -> int:
         """Serve so many more at most; how many those were."""
         part = self._recipients[self._at : self._at + limit]
-        self._at += len(part)
         try:
             if self._plain:
-                self.delivery.give_all(part)
+                transports = self._transports[self._at : self._at + limit]
+                self.delivery.give_all(part, transports, self.topic.members)
             else:
                 give = self.delivery.give
                 for connection in part:
@@ -89,8 +106,7 @@ class FanOut:
             _log.exception("a delivery failed, its recipients are reset")
             for connection in part:
                 connection.reset()
-        if not self.is_finished:
-            self.done.update(part)
+        self._at += len(part)
         return len(part)
 
 
@@ -102,7 +118,7 @@ class Topic:
     def __init__(self, name: str, *members: Connection) -> None:
         self.name = name
         # A dictionary takes half of a set's room here, and keeps the order of arrival.
-        self.members: dict[Connection, None] = dict.fromkeys(members)
+        self.members: Members = dict.fromkeys(members)
         # What is being delivered, and what comes after it.
         self.current: FanOut | None = None
         self.waiting: Delivery | None = None
@@ -136,7 +152,7 @@ class Topic:
         them. News that it has yet to be given are not skipped.
         """
         turn, last_id, current = self._turn, self._last_id, self.current
-        if current is not None and connection in current.done:
+        if current is not None and current.has_served(connection):
             turn, last_id = current.delivery.turn, current.delivery.last_id
             shown = current.delivery.was_shown(connection)
         else:

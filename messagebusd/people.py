@@ -160,7 +160,7 @@ class People:
         return None
 
     def recipients(
-        self, message: Message, subscribers: dict[Connection, None]
+        self, message: Message, subscribers: Collection[Connection]
     ) -> Collection[Connection]:
         """Those of a channel's parked subscribers that a message's audience includes."""
         audience = message.audience

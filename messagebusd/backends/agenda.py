@@ -49,6 +49,13 @@ class Agenda(Generic[T]):
                 heapq.heapreplace(self._heap, (current, order, thing))
         return None
 
+    def due(self, until: float) -> T | None:
+        """The one with the smallest key, unless that is larger than this."""
+        if not self._heap or self._heap[0][0] > until:  # it can only have grown
+            return None
+        first = self.first()
+        return None if first is None or self._heap[0][0] > until else first
+
     def _sweep(self) -> None:
         self._heap = [
             (key, id(each), each)

@@ -302,7 +302,7 @@ class MemoryBackend(Backend):
         self._channel_bytes -= _channel_size(channel)
 
     def _forget_expired(self, now: float) -> None:
-        while (channel := self._expiring.first()) is not None and channel.expires_at <= now:
+        while (channel := self._expiring.due(now)) is not None:
             self._forget(channel)
 
     def _capture(self) -> snapshot.Snapshot:

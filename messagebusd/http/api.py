@@ -86,7 +86,11 @@ class Api:
 
     def plain_routes(self) -> dict[str, Route]:
         """What `front` may serve as well."""
-        return {PUBLISH: Route(self._publish.publish, self._publish.is_immediate)}
+        publish = self._publish
+        return {
+            PUBLISH: Route(publish.publish, publish.is_immediate, is_api=True),
+            f"{PUBLISH}/batch": Route(publish.batch, publish.is_immediate, is_api=True),
+        }
 
     def sibling_routes(self) -> list[web.RouteDef]:
         """What only the other workers may ask."""

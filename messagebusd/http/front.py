@@ -11,6 +11,9 @@ this module were not there.
 A request in several pieces is waited for, briefly. One that comes while another one is being
 answered waits for its turn. A poll that parks is given the transport, see `Connection`.
 
+Publishers send the same head again and again, but for the length of the body. It is read once on
+each connection; see `KnownHead`.
+
 This relies on aiohttp 3.14: on its parser (`plain`), and that a protocol of its server may be given
 a transport that has been read from. ``tests/integration/test_front.py`` holds it to that.
 """
@@ -27,7 +30,7 @@ from messagebusd.connection import Connection
 from messagebusd.http.app import KEEPALIVE_SECONDS
 from messagebusd.http.call import Answer, Answering, Begin
 from messagebusd.http.middleware import Errors
-from messagebusd.http.plain import PlainCall, encode, is_plain, plain_parser
+from messagebusd.http.plain import KnownHead, PlainCall, encode, is_plain, plain_parser
 
 # Longer requests are aiohttp's, which bounds what it holds of them.
 MAX_REQUEST_BYTES = 64 * 1024
@@ -39,10 +42,12 @@ _BEGIN = b"POST /"
 
 class Route(NamedTuple):
     """A door. ``is_immediate`` says that it hardly ever waits for anything, and never for a network
-    or with a timeout: it is begun without a task, which `asyncio.timeout` would need."""
+    or with a timeout: it is begun without a task, which `asyncio.timeout` would need. ``is_api``
+    says that its callers are programs, and that it does not look at the length in the head."""
 
     answering: Answering
     is_immediate: bool
+    is_api: bool = False
 
 
 class Front:
@@ -127,6 +132,7 @@ class _Visitor(asyncio.Protocol):
     __slots__ = (
         "_front",
         "_is_choked",
+        "_known",
         "_message",
         "_parser",
         "_patience",
@@ -142,6 +148,8 @@ class _Visitor(asyncio.Protocol):
         # What came of a request that is not whole yet, and of one behind that is being answered.
         self._received = b""
         self._message: RawRequestMessage | None = None
+        # The latest head of a publisher, and what was found for it.
+        self._known: tuple[KnownHead, Route] | None = None
         self._patience: asyncio.TimerHandle | None = None
         # A request is being answered.
         self.is_busy = False
@@ -168,6 +176,8 @@ class _Visitor(asyncio.Protocol):
             self._received = received
             if len(received) > MAX_REQUEST_BYTES:
                 self._pause()
+            return
+        if self._known is not None and not self._received and self._answer_again(data):
             return
         begun = received.startswith(_BEGIN) or _BEGIN.startswith(received)
         if not begun or len(received) > MAX_REQUEST_BYTES:
@@ -202,16 +212,10 @@ class _Visitor(asyncio.Protocol):
             self._patience.cancel()
             self._patience = None
         self._parser.message_consumed()
-        self.is_busy = True
-        call = PlainCall(self, message, path, query, received[start:])
-        serving = self._serve(call, route.answering)
-        if route.is_immediate:
-            try:
-                awaited = serving.send(None)
-            except StopIteration:
-                return
-            serving = _go_on(serving, awaited)
-        self._front.run(self._front.loop.create_task(serving))
+        if route.is_api:
+            known = KnownHead.of(message, path, query, received[:start])
+            self._known = None if known is None else (known, route)
+        self._begin(PlainCall(self, message, path, query, received[start:]), route)
 
     def pause_writing(self) -> None:
         """Who does not read his answers need not ask for more."""
@@ -223,6 +227,28 @@ class _Visitor(asyncio.Protocol):
         self._resume()
 
     # -- requests ----------------------------------------------------------------------------
+
+    def _answer_again(self, data: bytes) -> bool:
+        """Answer this if it has the head that is known; whether it has."""
+        assert self._known is not None
+        head, route = self._known
+        body = head.body(data)
+        if body is None or len(data) > MAX_REQUEST_BYTES:
+            return False
+        self._begin(PlainCall(self, head.message, head.path, head.query, body), route)
+        return True
+
+    def _begin(self, call: PlainCall, route: Route) -> None:
+        """Answer a whole request."""
+        self.is_busy = True
+        serving = self._serve(call, route.answering)
+        if route.is_immediate:
+            try:
+                awaited = serving.send(None)
+            except StopIteration:
+                return
+            serving = _go_on(serving, awaited)
+        self._front.run(self._front.loop.create_task(serving))
 
     async def _serve(self, call: PlainCall, answering: Answering) -> None:
         try:

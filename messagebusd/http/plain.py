@@ -1,13 +1,14 @@
 """One plain request, read and answered; `front` has the connection.
 
 Requests are read by aiohttp's parser, made as its server makes it: what it refuses is refused here,
-and what it reads is read in the same way. Answers are the bytes that aiohttp would write.
+and what it reads is read in the same way. What it has read is known (`KnownHead`). Answers are the
+bytes that aiohttp would write.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 from urllib.parse import parse_qsl
 
 from aiohttp.base_protocol import BaseProtocol
@@ -21,6 +22,8 @@ from messagebusd.http.dates import http_date
 from messagebusd.protocol import wire
 
 _END_OF_LINE = b" HTTP/1.1\r\n"
+_LENGTH = b"\r\ncontent-length:"
+_MAX_DIGITS = 10
 _NO_QUERY: MultiMapping[str] = MultiDict()
 
 
@@ -81,6 +84,48 @@ class PlainCall:
 
     async def hold(self, connection: Connection, begin: Begin) -> None:
         self._holder.hold(connection, begin)
+
+
+class KnownHead:
+    """A plain head that has been read: the same one again, but for the length, says the same.
+
+    What differs is the digits of the Content-Length alone; all other bytes are compared. Its
+    ``message`` is the one that was read, with the length of that time.
+    """
+
+    __slots__ = ("_after", "_before", "message", "path", "query")
+
+    def __init__(
+        self, message: RawRequestMessage, path: str, query: str, before: bytes, after: bytes
+    ) -> None:
+        self.message = message
+        self.path = path
+        self.query = query
+        self._before = before
+        self._after = after
+
+    @classmethod
+    def of(cls, message: RawRequestMessage, path: str, query: str, head: bytes) -> Self | None:
+        """Remember a head; None where it is not plain to see which digits are the length."""
+        folded = head.lower()
+        name = folded.find(_LENGTH)
+        length = message.headers["Content-Length"].encode()
+        begin = head.find(length, name + len(_LENGTH))
+        if folded.rfind(_LENGTH) != name or head[name + len(_LENGTH) : begin].strip(b" "):
+            return None
+        return cls(message, path, query, head[:begin], head[begin + len(length) :])
+
+    def body(self, received: bytes) -> bytes | None:
+        """The body, if this is the head again with the whole body and nothing behind it."""
+        before, after = self._before, self._after
+        if not received.startswith(before):
+            return None
+        end = received.find(b"\r", len(before), len(before) + _MAX_DIGITS + 1)
+        length = received[len(before) : end]
+        if end < 0 or not length.isdigit() or not received.startswith(after, end):
+            return None
+        start = end + len(after)
+        return received[start:] if len(received) - start == int(length) else None
 
 
 class _Flow:

@@ -84,6 +84,8 @@ class PublishDoor:
         body = await call.read_body(self._max_body, self._body_timeout)
         slot = None if once is None else OnceOnly(key.name, "publish", once, body).whole
         outcome = await self._publish(self._parse(key, body), slot)
+        if not outcome.repeated:
+            self._metrics.published(DOOR)
         return _answer(outcome.answer, 200 if outcome.stored else 202, repeated=outcome.repeated)
 
     async def batch(self, call: Call) -> Answer:
@@ -119,11 +121,8 @@ class PublishDoor:
             ) from None
         channel = msgspec.json.encode(publication.channel)
         if published is None:
-            self._metrics.published(DOOR)
             return _Outcome(b'{"channel":%b,"queued":true}' % channel, False, False)
         message_id, global_id, repeated = published
-        if not repeated:
-            self._metrics.published(DOOR)
         answer = b'{"channel":%b,"message_id":%d,"global_id":%d}' % (channel, message_id, global_id)
         return _Outcome(answer, True, repeated)
 
@@ -140,49 +139,70 @@ class PublishDoor:
         failed.
         """
         results: list[bytes] = []
-        stored = repeated = 0
-        is_claimed = False
+        taken = repeated = 0
+        is_claimed = is_away = False
         for start in range(0, len(messages), _TURN_MESSAGES):
-            parsed: list[tuple[int, Publication]] = []
-            answers: dict[int, bytes] = {}
-            for index, message in enumerate(messages[start : start + _TURN_MESSAGES], start):
-                try:
-                    parsed.append((index, self._parse(key, message)))
-                except RequestError as error:
-                    answers[index] = self._refused(error, request_id)
-            if parsed and slots is not None and not is_claimed:
+            part = messages[start : start + _TURN_MESSAGES]
+            parsed = [self._try_to_parse(key, each) for each in part]
+            is_any = any(isinstance(each, Publication) for each in parsed)
+            if is_any and slots is not None and not is_claimed:
                 # Not before there is something to publish: a refused batch may be corrected.
                 await self._bus.claim(slots.whole)
                 is_claimed = True
-            # Together, so that they share the way to the store: it keeps their order.
-            outcomes = await asyncio.gather(
-                *(
-                    self._publish(each, None if slots is None else slots.message(index))
-                    for index, each in parsed
-                ),
-                return_exceptions=True,
-            )
-            taken = [each for each in outcomes if isinstance(each, _Outcome)]
-            stored += len(taken)
-            repeated += sum(each.repeated for each in taken)
-            is_away = False
-            for (index, _), outcome in zip(parsed, outcomes, strict=True):
+            if start:
+                await asyncio.sleep(0)  # not all of the loop's time for one batch
+            outcomes = await self._publish_turn(parsed, slots, start)
+            taken_now = [each for each in outcomes if isinstance(each, _Outcome)]
+            repeated_now = sum(each.repeated for each in taken_now)
+            self._metrics.published(DOOR, len(taken_now) - repeated_now)
+            taken += len(taken_now)
+            repeated += repeated_now
+            for outcome in outcomes:
                 match outcome:
                     case _Outcome():
-                        answers[index] = outcome.answer
-                    case StoreUnavailable() if stored:
-                        answers[index] = self._refused(store_unavailable(), request_id)
+                        results.append(outcome.answer)
+                    case StoreUnavailable() if taken:
+                        results.append(self._refused(store_unavailable(), request_id))
                         is_away = True
                     case RequestError() if not isinstance(outcome, IdempotencyConflict):
-                        answers[index] = self._refused(outcome, request_id)
-                    case BaseException():
+                        results.append(self._refused(outcome, request_id))
+                    case _:
                         raise outcome
-            results += [result for _, result in sorted(answers.items())]
             if is_away:
                 rest = len(messages) - len(results)
                 results += [self._refused(store_unavailable(), request_id)] * rest
                 break
-        return _answer(b'{"results":[%b]}' % b",".join(results), repeated=0 < stored == repeated)
+        return _answer(b'{"results":[%b]}' % b",".join(results), repeated=0 < taken == repeated)
+
+    def _try_to_parse(self, key: Key, message: bytes | msgspec.Raw) -> Publication | RequestError:
+        try:
+            return self._parse(key, message)
+        except RequestError as error:
+            return error
+
+    async def _publish_turn(
+        self, parsed: Sequence[Publication | RequestError], slots: OnceOnly | None, start: int
+    ) -> list[_Outcome | Exception]:
+        """What became of some messages of a batch, of which the first has this index."""
+        calls = (
+            self._try_to_publish(each, None if slots is None else slots.message(index))
+            for index, each in enumerate(parsed, start)
+            if isinstance(each, Publication)
+        )
+        if self.is_immediate:
+            published = iter([await each for each in calls])
+        else:
+            # Together, so that they share the way to the store: it keeps their order.
+            published = iter(await asyncio.gather(*calls))
+        return [next(published) if isinstance(each, Publication) else each for each in parsed]
+
+    async def _try_to_publish(
+        self, publication: Publication, once: Once | None
+    ) -> _Outcome | Exception:
+        try:
+            return await self._publish(publication, once)
+        except Exception as error:
+            return error
 
     def _refused(self, error: RequestError, request_id: str) -> bytes:
         self._metrics.refused("api", error.code)

@@ -39,12 +39,17 @@ def validate_channel(channel: str, max_bytes: int = MAX_CHANNEL_BYTES) -> None:
     """
     if not channel:
         raise InvalidChannel("a channel name must not be empty")
+    if not channel.isprintable() or "$" in channel:
+        _check_characters(channel)
+    if exceeds_bytes(channel, max_bytes):
+        raise InvalidChannel(f"a channel name must not be longer than {max_bytes} bytes")
+
+
+def _check_characters(channel: str) -> None:
     if (found := _FORBIDDEN.search(channel)) is not None:
         if found[0] in (SITE_SEPARATOR, PIPE_ESCAPE):
             raise InvalidChannel(f"a channel name must not contain {found[0]}")
         raise InvalidChannel("a channel name must not contain control characters")
-    if exceeds_bytes(channel, max_bytes):
-        raise InvalidChannel(f"a channel name must not be longer than {max_bytes} bytes")
     if "$" in channel and not _survives(channel, "s"):
         raise InvalidChannel("a channel name must not run into the separators $|$ and $$123$$")
 

@@ -47,11 +47,12 @@ class PublishRules:
     channels: ChannelRules = field(default_factory=ChannelRules)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Publication:
     """Something that may be published; ``data`` is compact JSON, ``None`` stands for defaults.
 
     ``max_backlog_age`` is in seconds and, like ``max_backlog_size``, concerns this channel only.
+    Immutable by agreement: to make a frozen one takes several times as long.
     """
 
     channel: str
@@ -66,40 +67,50 @@ class Publication:
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    """The fields of a publish request."""
+
+    channel: str
+    data: msgspec.Raw
+    site_id: str | None = None
+    user_ids: list[Id] | None = None
+    group_ids: list[Id] | None = None
+    client_ids: list[Id] | None = None
+    max_backlog_size: Count | None = None
+    max_backlog_age: Count | None = None
+    queue_in_memory: bool = False
+
+
 def _decoder(kind: Any) -> Callable[[bytes | msgspec.Raw], Any]:
     return msgspec.json.Decoder(kind).decode
 
 
 _object = _decoder(dict[str, msgspec.Raw])
-_ids = _decoder(list[Id] | None)
-_FIELDS: dict[str, Callable[[bytes | msgspec.Raw], Any]] = {
-    "channel": _decoder(str),
-    "data": lambda raw: raw,
-    "site_id": _decoder(str | None),
-    "user_ids": _ids,
-    "group_ids": _ids,
-    "client_ids": _ids,
-    "max_backlog_size": _decoder(Count | None),
-    "max_backlog_age": _decoder(Count | None),
-    "queue_in_memory": _decoder(bool),
-}
+_request = _decoder(_Request)
+_FIELDS = {each.name: _decoder(each.type) for each in msgspec.structs.fields(_Request)}
 _AUDIENCE_FIELDS = ("user_ids", "group_ids", "client_ids")
+_WRONG = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def parse_publication(body: bytes | msgspec.Raw, rules: PublishRules) -> Publication:
     """Read and check one publish request. Raises RequestError."""
-    fields = parse_object(body, _FIELDS, required=("channel", "data"))
+    try:
+        bytes(body).decode()  # also what is decoded no further
+        request = _request(body)
+    except _WRONG:
+        # Again, field by field: that tells which one is wrong, and how.
+        request = _Request(**parse_object(body, _FIELDS, required=("channel", "data")))
     return check_publication(
-        fields["channel"],
-        bytes(fields["data"]),
+        request.channel,
+        bytes(request.data),
         rules,
-        site_id=fields.get("site_id"),
-        user_ids=fields.get("user_ids"),
-        group_ids=fields.get("group_ids"),
-        client_ids=fields.get("client_ids"),
-        max_backlog_size=fields.get("max_backlog_size"),
-        max_backlog_age=fields.get("max_backlog_age"),
-        queue_in_memory=fields.get("queue_in_memory", False),
+        site_id=request.site_id,
+        user_ids=request.user_ids,
+        group_ids=request.group_ids,
+        client_ids=request.client_ids,
+        max_backlog_size=request.max_backlog_size,
+        max_backlog_age=request.max_backlog_age,
+        queue_in_memory=request.queue_in_memory,
     )
 
 
@@ -112,7 +123,7 @@ def parse_object(
     try:
         bytes(body).decode()
         raw_fields = _object(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _WRONG as error:
         raise MalformedRequest(f"not a JSON object: {error}", code="invalid_json") from None
     decoded = {}
     for name, raw in raw_fields.items():
@@ -156,23 +167,9 @@ def check_publication(
             status=413,
         )
     data = compact(data)
-    for name, ids in zip(_AUDIENCE_FIELDS, (user_ids, group_ids, client_ids), strict=True):
-        if ids is not None and not ids:
-            # Read as "no restriction", an empty list would show everybody what was meant for
-            # a group that happens to have no members (REFERENCE A2).
-            raise InvalidAudience(f"{name} is empty: this message would be for nobody")
-    restricted = user_ids is not None or group_ids is not None
-    if restricted and channel.startswith(GLOBAL_PREFIX):
-        raise InvalidAudience(
-            "a message on a /global/ channel cannot be restricted to users or groups: "
-            "they are known per site",
-            code="restricted_global",
-        )
+    audience = _audience(channel, user_ids, group_ids, client_ids)
     if channel in INTERNAL_CHANNELS:
         data = _check_internal(channel, data, user_ids, group_ids, client_ids)
-    audience = None
-    if restricted or client_ids is not None:
-        audience = Audience(user_ids, group_ids, client_ids)
     rule = rules.channels.rule(channel)
     if rule.require_audience and audience is None:
         raise InvalidAudience(
@@ -190,17 +187,46 @@ def check_publication(
     )
 
 
+def _audience(
+    channel: str,
+    user_ids: list[Id] | None,
+    group_ids: list[Id] | None,
+    client_ids: list[Id] | None,
+) -> Audience | None:
+    """Whom a message is for; None is everybody. Raises InvalidAudience."""
+    restricted = user_ids is not None or group_ids is not None
+    if not restricted and client_ids is None:
+        return None
+    for name, ids in zip(_AUDIENCE_FIELDS, (user_ids, group_ids, client_ids), strict=True):
+        if ids is not None and not ids:
+            # Read as "no restriction", an empty list would show everybody what was meant for
+            # a group that happens to have no members (REFERENCE A2).
+            raise InvalidAudience(f"{name} is empty: this message would be for nobody")
+    if restricted and channel.startswith(GLOBAL_PREFIX):
+        raise InvalidAudience(
+            "a message on a /global/ channel cannot be restricted to users or groups: "
+            "they are known per site",
+            code="restricted_global",
+        )
+    return Audience(user_ids, group_ids, client_ids)
+
+
 def compact(data: bytes) -> bytes:
     """Check JSON text and take the white space out, leaving every number and string as it is."""
     try:
         data.decode()
         data = msgspec.json.format(data, indent=-1)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _WRONG as error:
         raise MalformedRequest(f"data is not JSON: {error}", code="invalid_json") from None
-    # Brackets inside strings count as well here, so the exact depth is only found when needed.
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+    if _may_be_too_deep(data) and _depth(data) > MAX_DEPTH:
         raise LimitExceeded(f"data is nested more than {MAX_DEPTH} levels deep")
     return data
+
+
+def _may_be_too_deep(data: bytes) -> bool:
+    """Whether the exact depth is worth finding out: by length, then by brackets, also those that
+    stand inside of strings."""
+    return len(data) > 2 * MAX_DEPTH and data.count(b"[") + data.count(b"{") > MAX_DEPTH
 
 
 def _depth(data: bytes) -> int:

@@ -205,6 +205,18 @@ async def test_many_requests_on_one_connection_of_every_kind(ways: Ways) -> None
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_many_publishes_on_one_connection(ways: Ways) -> None:
+    key = ("Authorization", f"Bearer {ways.daemon.key}")
+    for url in ways.urls:
+        async with await RawConnection.open(url) as connection:
+            for sent, status in ((key, 200), (key, 200), (("Authorization", "Bearer x"), 401)) * 2:
+                for size in (1, 9, 10, 2_000):
+                    body = b'{"channel":"/many","data":"%b"}' % (b"x" * size)
+                    request = poll(sent, path=PUBLISH, body=body)
+                    assert (await connection.request(request)).status == status
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_peers_that_are_silently_gone_are_noticed(ways: Ways) -> None:
     async with await RawConnection.open(ways.daemon.url) as connection:
         await connection.send(poll(path="/message-bus/c/poll")).chunk_count(1)

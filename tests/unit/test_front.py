@@ -65,11 +65,11 @@ class Odd(asyncio.Protocol):
 class World:
     """A front with one door below ``/bus/``, which notes its calls."""
 
-    def __init__(self, *, immediate: bool = True, **options: float) -> None:
+    def __init__(self, *, immediate: bool = True, api: bool = False, **options: float) -> None:
         self.calls: list[tuple[str, bytes]] = []
         self.draining = False
         self.waits: asyncio.Future[None] | None = None
-        door = Route(self.answer, immediate)
+        door = Route(self.answer, immediate, api)
         self.front = Front(
             Odd,
             routes({"/exact": door}, "/bus/", door),
@@ -226,6 +226,74 @@ async def test_what_is_answered_can_be_read_in_one_way_only() -> None:
         told = strictly(first) or strictly(request)
         assert told == world.calls[0], (seed, cut, request)
         assert handed_on(transport) in (None, request[cut:]), (seed, cut, request)
+    assert answered > 200
+
+
+def sized(body: bytes) -> bytes:
+    head, _, _ = REQUEST.partition(b"\r\n\r\n")
+    return head.replace(b"Length: %d" % len(BODY), b"Length: %d" % len(body)) + b"\r\n\r\n" + body
+
+
+async def test_a_publishers_head_is_read_once() -> None:
+    world = World(api=True)
+    protocol, transport = world.connect()
+    protocol.data_received(REQUEST)
+    protocol._parser = None  # type: ignore[attr-defined]
+    for size in (0, 9, 10, 99, 999):
+        protocol.data_received(sized(b"x" * size))
+        assert world.calls[-1] == ("/bus/me/poll?dlp=t", b"x" * size)
+    assert answers(transport) == 6
+
+
+async def test_pollers_heads_are_not_remembered() -> None:
+    """Theirs may be shown to the application, the length of the body among them."""
+    world = World()
+    protocol, transport = world.connect()
+    protocol.data_received(REQUEST)
+    protocol._parser = None  # type: ignore[attr-defined]
+    protocol.data_received(REQUEST)
+    assert handed_on(transport) == REQUEST
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        REQUEST + b"P",
+        REQUEST + REQUEST,
+        sized(b"x") + b"\r\n",
+        REQUEST.replace(b"Length: 11", b"Length: -1"),
+        REQUEST.replace(b"Length: 11", b"Length: +11"),
+        REQUEST.replace(b"Length: 11", b"Length: 1_1"),
+        REQUEST.replace(b"Length: 11", b"Length: " + b"9" * 5_000),
+        REQUEST.replace(b"Length: 11", b"Length: 11\r\nContent-Length: 11"),
+        REQUEST.replace(b"Length: 11", b"Length: 11\r\nTransfer-Encoding: chunked"),
+    ],
+)
+async def test_a_known_head_hides_nothing(request_: bytes) -> None:
+    world = World(api=True)
+    protocol, transport = world.connect()
+    protocol.data_received(REQUEST)
+    protocol.data_received(request_)
+    assert handed_on(transport) == request_
+    assert (len(world.calls), answers(transport)) == (1, 1)
+
+
+async def test_a_known_head_changes_no_reading() -> None:
+    """Mutated requests behind one that is known."""
+    seed = random.SystemRandom().randrange(2**32)
+    answered = 0
+    world = World(api=True)
+    for request in mutated(seed, 5_000):
+        world.calls.clear()
+        protocol, transport = world.connect()
+        protocol.data_received(REQUEST)
+        protocol.data_received(request)
+        protocol.connection_lost(None)
+        if len(world.calls) == 1:
+            assert handed_on(transport) in (None, request), (seed, request)
+            continue
+        answered += 1
+        assert world.calls[1:] == [strictly(request)], (seed, request)
     assert answered > 200
 
 

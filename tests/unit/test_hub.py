@@ -304,6 +304,17 @@ def test_a_slow_reader_is_ended_before_more_is_written(world):
     assert messages(quick) == [("/a", 1)]
 
 
+def test_readers_are_watched_at_every_message(world):
+    slow, dead, quick = (world.park("/a", client=each) for each in ("slow", "dead", "quick"))
+    world.publish("/a")
+    slow.transport.unsent, dead.transport.closed = 1001, True
+    world.publish("/a")
+    assert world.reasons == [CloseReason.SLOW]
+    assert messages(quick) == [("/a", 1), ("/a", 2)]
+    assert [len(each.transport.frames) for each in (slow, dead)] == [2, 1]
+    assert world.observer.written == 3 + 1
+
+
 def test_a_slow_reader_is_not_told_to_skip_what_it_was_not_sent(world):
     slow = world.park("/a")
     transport = slow.transport

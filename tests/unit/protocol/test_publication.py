@@ -58,6 +58,7 @@ def test_nulls_stand_for_defaults():
         (b"[]", 400, "invalid_json"),
         (b'{"channel":"/a","data":\xff}', 400, "invalid_json"),
         (b'{"channel":"/a","data":"\xff"}', 400, "invalid_json"),
+        (b'{"channel":"/a","data":"\xff","data":1}', 400, "invalid_json"),
         (b'{"channel":"/a","data":NaN}', 400, "invalid_json"),
         (b'{"channel":"/a","data":01}', 400, "invalid_json"),
         (b'{"channel":"/a","data":"\\ud800"}', 400, "invalid_json"),
@@ -103,6 +104,12 @@ def test_an_unknown_field_is_named_with_its_nearest_match():
     assert refusal({"channel": "/a", "data": 1, "user_id": [1]}).detail == (
         "unknown field 'user_id', did you mean 'user_ids'?"
     )
+
+
+def test_of_fields_that_are_there_twice_the_last_one_counts():
+    body = b'{"channel":5,"data":1,"channel":"/a","data":2}'
+    publication = parse_publication(body, LIMITS)
+    assert (publication.channel, publication.data) == ("/a", b"2")
 
 
 def test_global_channels_may_be_restricted_to_clients():

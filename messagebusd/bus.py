@@ -19,7 +19,7 @@ from messagebusd.hub import Hub
 from messagebusd.metrics import Metrics
 from messagebusd.outage import OutageQueue
 from messagebusd.protocol import catchup, wire
-from messagebusd.protocol.catchup import Position
+from messagebusd.protocol.catchup import LastId, Position
 from messagebusd.protocol.channels import CONTROL_CHANNEL, unqualify
 from messagebusd.protocol.message import Id, Message
 from messagebusd.protocol.publication import Publication
@@ -66,6 +66,10 @@ class News:
         if self.status:
             encoded.append(wire.status_message(self.status))
         return wire.array(encoded)
+
+
+# Of polls that have missed nothing, which most have.
+NO_NEWS = News()
 
 
 class MessageBus:
@@ -174,45 +178,53 @@ class MessageBus:
             await self.backend.check()
 
     async def attach(self, connection: Connection, positions: Sequence[Position]) -> News:
-        """Register a poll and find out what it has missed.
+        """Find out what a poll has missed, and register it before others have their turn.
 
-        ``positions`` go with ``connection.channels``. On return the connection is still registered:
-        without another await, either park it or remove it. Where the news are truncated it must
-        end after them: live messages may be beyond a part of the backlog that it has not seen.
-        The same goes for a poll that was cut short, whose news have no messages. Raises
-        StoreUnavailable, having removed it.
+        ``positions`` go with ``connection.channels``. On return, without another await, either park
+        it or remove it: a store that is immediate was read in one go, and nobody knows the poll.
+        Where the news are truncated it must end after them: live messages may be beyond a part of
+        the backlog that it has not seen. The same goes for a poll that was cut short, whose news
+        have no messages. Raises StoreUnavailable, having removed it.
         """
-        self.hub.add(connection)
+        if not self.backend.is_immediate:
+            self.hub.add(connection)
         try:
             with self._metrics.store_operation("read"):
-                return await _CatchUp(self.backend, connection, self.max_backlog_bytes).run(
-                    positions
-                )
+                last_ids = await self.backend.last_ids(connection.channels)
+                asked = zip(connection.channels, positions, strict=True)
+                plan = catchup.plan(asked, last_ids)
+                if plan.replays or connection.has_heard:
+                    catch_up = _CatchUp(self.backend, connection, last_ids, self.max_backlog_bytes)
+                    return await catch_up.run(plan)
         except BaseException:
             self.hub.remove_unanswered(connection)
             raise
+        connection.settle({})
+        return News(status=_unqualified(plan.status)) if plan.status else NO_NEWS
 
 
 class _CatchUp:
     """One poll's reading of the backlog: bounded in bytes, hidden messages included."""
 
-    def __init__(self, backend: Backend, connection: Connection, max_bytes: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        connection: Connection,
+        last_ids: Mapping[str, LastId],
+        max_bytes: int,
+    ) -> None:
         self._backend = backend
         self._connection = connection
         self._bytes_left = max_bytes
         self._news = News()
         # Up to which message id each channel has been read, or need not be; and global id.
-        self._reached: dict[str, int] = {}
-        self._read_to: dict[str, int] = {}
+        self._reached = {channel: last.message_id for channel, last in last_ids.items()}
+        self._read_to = {channel: last.global_id for channel, last in last_ids.items()}
         self._read_in_this_turn = 0
 
-    async def run(self, positions: Sequence[Position]) -> News:
-        """Read what the positions ask for, then add what came in meanwhile."""
+    async def run(self, plan: catchup.Plan) -> News:
+        """Read what is planned, then add what came in meanwhile."""
         connection, news = self._connection, self._news
-        last_ids = await self._backend.last_ids(connection.channels)
-        plan = catchup.plan(zip(connection.channels, positions, strict=True), last_ids)
-        for channel, last in last_ids.items():
-            self._reached[channel], self._read_to[channel] = last
         status = plan.status
         for replay in plan.replays:
             if self._bytes_left <= 0:
@@ -229,7 +241,7 @@ class _CatchUp:
             for message in live:
                 status.pop(message.stored_channel, None)
             news.messages += live
-        news.status = {unqualify(name)[0]: last_id for name, last_id in status.items()}
+        news.status = _unqualified(status)
         return news
 
     async def _replay(self, replay: catchup.Replay) -> bool:
@@ -265,4 +277,9 @@ class _CatchUp:
         self._read_in_this_turn += messages
         if self._read_in_this_turn >= PAGE_MESSAGES:
             self._read_in_this_turn = 0
+            self._connection.register()
             await asyncio.sleep(0)
+
+
+def _unqualified(status: Mapping[str, int]) -> dict[str, int]:
+    return {unqualify(name)[0]: last_id for name, last_id in status.items()}

@@ -110,14 +110,13 @@ class Hub:
     def subscribers(self, channel: str) -> int:
         """How many polls wait for this channel (stored name)."""
         found = self._index.get(channel)
-        if found is None:
-            return 0
-        return len(found.members) if isinstance(found, Topic) else 1
+        return len(found.members) if isinstance(found, Topic) else int(found is not None)
 
     # -- polls come and go -------------------------------------------------------------------
 
     def add(self, connection: Connection) -> None:
-        """Register a poll, before its backlog is read: from here on it misses nothing."""
+        """Register a poll: from here on it misses nothing."""
+        connection.state = State.CATCHING_UP
         index = self._index
         self._catching_up.add(connection)
         names = []
@@ -173,8 +172,7 @@ class Hub:
             del due.connections[connection]
             if not due.connections:
                 del self._buckets[due.tick]
-        transport = connection.transport
-        if transport is not None and reason is not CloseReason.DISCONNECTED:
+        if connection.transport is not None and reason is not CloseReason.DISCONNECTED:
             # Closing sends what is left first; a reader that never reads must not keep it here.
             self._linger(connection, self._scheduler.time())
         if connection.bucket is not None and reason is CloseReason.ANSWERED:
@@ -193,11 +191,12 @@ class Hub:
         self._tell_if_empty()
 
     def _unindex(self, connection: Connection) -> None:
+        channels = connection.channels if connection.state is not State.NEW else ()
         connection.state = State.CLOSED
         connection.since = NEVER
         self._catching_up.discard(connection)
         index = self._index
-        for channel in connection.channels:
+        for channel in channels:
             found = index.get(channel)
             if found is connection:
                 del index[channel]

@@ -254,14 +254,14 @@ class _CatchUp:
             page, more = await self._backend.backlog(
                 channel, after_id, max_messages=PAGE_MESSAGES, max_bytes=self._bytes_left
             )
-            for message in page:
-                after_id = message.message_id
-                self._read_to[channel] = max(self._read_to[channel], message.global_id)
-                self._bytes_left -= len(message.encoded)
-                if self._connection.may_see(message):
-                    self._news.messages.append(message)
-                else:
-                    hidden = True
+            if page:
+                after_id = page[-1].message_id
+                newest = max([each.global_id for each in page])
+                self._read_to[channel] = max(self._read_to[channel], newest)
+                self._bytes_left -= sum([len(each.encoded) for each in page])
+                visible = self._connection.visible(page)
+                self._news.messages += visible
+                hidden = hidden or len(visible) < len(page)
             await self._give_way(len(page))
         if more:
             # What was read is all this answer may say about the channel; the rest comes next.

@@ -157,6 +157,12 @@ class Connection(asyncio.Protocol):
         """Whether audience and filters let this viewer have the message."""
         return self.is_meant(message) and self.passes_filters(message)
 
+    def visible(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Those of these messages that this viewer may have."""
+        if self.hub.filters is None:
+            return [each for each in messages if each.audience is None or self.is_meant(each)]
+        return [each for each in messages if self.may_see(each)]
+
     def is_meant(self, message: Message) -> bool:
         """Whether the audience includes this viewer."""
         audience = message.audience

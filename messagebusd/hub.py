@@ -142,10 +142,10 @@ class Hub:
         true then. Of polls with the same site, user and client id the one with the higher or equal
         ``seq`` stays, the other one ends at once (SPEC 2.7).
         """
-        if self.is_outdated(connection):
-            connection.close(CloseReason.SUPERSEDED)
-            return
         if (other := self._people.same_as(connection)) is not None:
+            if other.seq > connection.seq:
+                connection.close(CloseReason.SUPERSEDED)
+                return
             other.close(CloseReason.SUPERSEDED)
         self._catching_up.discard(connection)
         self._people.add(connection)
@@ -165,7 +165,9 @@ class Hub:
         """Forget a poll: out of every index before this returns. Compares objects, never ids."""
         if connection.state is State.CLOSED:
             return
-        self._unindex(connection)
+        if connection.state is not State.NEW:
+            self._unindex(connection)
+        connection.state = State.CLOSED
         if (due := connection.due) is not None:  # else it is not parked
             self._people.remove(connection)
             connection.due = None
@@ -191,12 +193,11 @@ class Hub:
         self._tell_if_empty()
 
     def _unindex(self, connection: Connection) -> None:
-        channels = connection.channels if connection.state is not State.NEW else ()
         connection.state = State.CLOSED
         connection.since = NEVER
         self._catching_up.discard(connection)
         index = self._index
-        for channel in channels:
+        for channel in connection.channels:
             found = index.get(channel)
             if found is connection:
                 del index[channel]

@@ -75,6 +75,7 @@ class World:
             Metrics(),
             max_backlog_bytes=max_backlog_bytes,
             forget=lambda *whom: self.forgotten.append(whom),
+            clock=self.clock,
         )
 
     async def publish(self, channel="/a", *, hidden=False, data=b"1"):
@@ -89,10 +90,11 @@ class World:
             *(self.hub, Identity(), client_id, 0, Mode.STREAM, channels), wire.poll_headers()
         )
 
-    async def poll(self, positions, client_id="c"):
+    async def poll(self, positions, client_id="c", *, will_park=False):
         """One whole poll as the door does it; what its client was told."""
         connection = self.connect(*positions, client_id=client_id)
-        news = await self.bus.attach(connection, list(positions.values()))
+        asked = list(positions.values())
+        news = await self.bus.attach(connection, asked, will_park=will_park)
         transport = RecordingTransport()
         connection.park(transport, 0)
         transport.write(wire.frame(news.array()))

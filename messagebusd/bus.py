@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,11 +17,12 @@ from messagebusd.backends.base import Backend, Once, Published
 from messagebusd.connection import Connection
 from messagebusd.control import Command, read_command
 from messagebusd.hub import Hub
+from messagebusd.known_ids import KnownIds
 from messagebusd.metrics import Metrics
 from messagebusd.outage import OutageQueue
 from messagebusd.protocol import catchup, wire
-from messagebusd.protocol.catchup import Position
-from messagebusd.protocol.channels import CONTROL_CHANNEL, unqualify
+from messagebusd.protocol.catchup import LastId, Position
+from messagebusd.protocol.channels import CONTROL_CHANNEL, qualify, unqualify
 from messagebusd.protocol.message import Id, Message
 from messagebusd.protocol.publication import Publication
 
@@ -68,10 +70,14 @@ class News:
         return wire.array(encoded)
 
 
+# Of polls that have missed nothing, which most have.
+NO_NEWS = News()
+
+
 class MessageBus:
     """See the module's docstring. ``max_backlog_bytes`` bounds one answer, ``max_waiting`` the
     messages that wait while the store is away. ``forget`` is told of which user at which site
-    nothing may be used any more that was found out before; None is any."""
+    nothing may be used any more that was found out before; None is any. ``clock`` is monotonic."""
 
     def __init__(
         self,
@@ -82,6 +88,7 @@ class MessageBus:
         max_backlog_bytes: int,
         max_waiting: int = 1000,
         forget: Forget = lambda user_id, site_id: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
         self.hub = hub
@@ -89,6 +96,7 @@ class MessageBus:
         self._metrics = metrics
         self._forget = forget
         self._outage = OutageQueue(self._store, max_waiting)
+        self._known = KnownIds(clock)
         self._name = secrets.token_hex(8)
         metrics.waiting_messages.set_function(lambda: len(self._outage))
         backend.subscribe(self)
@@ -103,7 +111,11 @@ class MessageBus:
 
     async def _store(self, publication: Publication, once: Once | None) -> Published:
         with self._metrics.store_operation("publish"):
-            return await self.backend.publish(publication, once)
+            published = await self.backend.publish(publication, once)
+        if not self.backend.is_immediate:
+            channel = qualify(publication.channel, publication.site_id)
+            self._known.published(channel, published.global_id)
+        return published
 
     async def claim(self, once: Once) -> None:
         """See `Backend.claim`."""
@@ -138,6 +150,10 @@ class MessageBus:
 
     def dispatch(self, messages: Sequence[Message]) -> None:
         """Hand the hub its messages, and obey commands."""
+        if not self.backend.is_hearing:
+            self._known.clear()
+        elif not self.backend.is_immediate:
+            self._known.announced(messages)
         for message in messages:
             if message.stored_channel == CONTROL_CHANNEL:
                 command = read_command(message)
@@ -158,11 +174,13 @@ class MessageBus:
 
     def interrupted(self) -> None:
         """See `Listener`. After a long break commands may have expired, too: forget everybody."""
+        self._known.clear()
         self._forget(None, None)
         self.hub.interrupted()
 
     def restarted(self, channels: Collection[str]) -> None:
         """See `Listener`. What the store has lost may have been commands."""
+        self._known.clear()
         self._forget(None, None)
         self.hub.restarted(channels)
 
@@ -173,46 +191,74 @@ class MessageBus:
         with self._metrics.store_operation("check"):
             await self.backend.check()
 
-    async def attach(self, connection: Connection, positions: Sequence[Position]) -> News:
-        """Register a poll and find out what it has missed.
+    async def attach(
+        self, connection: Connection, positions: Sequence[Position], *, will_park: bool = False
+    ) -> News:
+        """Find out what a poll has missed, and register it before others have their turn.
 
-        ``positions`` go with ``connection.channels``. On return the connection is still registered:
-        without another await, either park it or remove it. Where the news are truncated it must
-        end after them: live messages may be beyond a part of the backlog that it has not seen.
-        The same goes for a poll that was cut short, whose news have no messages. Raises
-        StoreUnavailable, having removed it.
+        ``positions`` go with ``connection.channels``. On return, without another await, either park
+        it or remove it: a store that is immediate was read in one go, and nobody knows the poll.
+        Where the news are truncated it must end after them: live messages may be beyond a part of
+        the backlog that it has not seen. The same goes for a poll that was cut short, whose news
+        have no messages. Raises StoreUnavailable, having removed it.
+
+        ``will_park`` says that the poll parks if it has missed nothing, so that messages which are
+        on their way to this worker need not be in what it is told first.
         """
-        self.hub.add(connection)
+        if will_park and self._is_up_to_date(connection.channels, positions):
+            connection.settle({})
+            return NO_NEWS
+        if not self.backend.is_immediate:
+            self.hub.add(connection)
         try:
             with self._metrics.store_operation("read"):
-                return await _CatchUp(self.backend, connection, self.max_backlog_bytes).run(
-                    positions
-                )
+                last_ids = await self.backend.last_ids(connection.channels)
+                if self._is_current(connection):
+                    self._known.read(last_ids)
+                asked = zip(connection.channels, positions, strict=True)
+                plan = catchup.plan(asked, last_ids)
+                if plan.replays or connection.has_heard:
+                    catch_up = _CatchUp(self.backend, connection, last_ids, self.max_backlog_bytes)
+                    return await catch_up.run(plan)
         except BaseException:
             self.hub.remove_unanswered(connection)
             raise
+        connection.settle({})
+        return News(status=_unqualified(plan.status)) if plan.status else NO_NEWS
+
+    def _is_current(self, connection: Connection) -> bool:
+        """Whether what a poll has read of the last ids is no older than what was announced."""
+        return (
+            self.backend.is_hearing and not self.backend.is_immediate and not connection.has_heard
+        )
+
+    def _is_up_to_date(self, channels: Sequence[str], positions: Sequence[Position]) -> bool:
+        """Whether these are known to be the last ids, and what comes after them will be heard."""
+        return self.backend.is_hearing and self._known.are(channels, positions)
 
 
 class _CatchUp:
     """One poll's reading of the backlog: bounded in bytes, hidden messages included."""
 
-    def __init__(self, backend: Backend, connection: Connection, max_bytes: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        connection: Connection,
+        last_ids: Mapping[str, LastId],
+        max_bytes: int,
+    ) -> None:
         self._backend = backend
         self._connection = connection
         self._bytes_left = max_bytes
         self._news = News()
         # Up to which message id each channel has been read, or need not be; and global id.
-        self._reached: dict[str, int] = {}
-        self._read_to: dict[str, int] = {}
+        self._reached = {channel: last.message_id for channel, last in last_ids.items()}
+        self._read_to = {channel: last.global_id for channel, last in last_ids.items()}
         self._read_in_this_turn = 0
 
-    async def run(self, positions: Sequence[Position]) -> News:
-        """Read what the positions ask for, then add what came in meanwhile."""
+    async def run(self, plan: catchup.Plan) -> News:
+        """Read what is planned, then add what came in meanwhile."""
         connection, news = self._connection, self._news
-        last_ids = await self._backend.last_ids(connection.channels)
-        plan = catchup.plan(zip(connection.channels, positions, strict=True), last_ids)
-        for channel, last in last_ids.items():
-            self._reached[channel], self._read_to[channel] = last
         status = plan.status
         for replay in plan.replays:
             if self._bytes_left <= 0:
@@ -229,7 +275,7 @@ class _CatchUp:
             for message in live:
                 status.pop(message.stored_channel, None)
             news.messages += live
-        news.status = {unqualify(name)[0]: last_id for name, last_id in status.items()}
+        news.status = _unqualified(status)
         return news
 
     async def _replay(self, replay: catchup.Replay) -> bool:
@@ -242,14 +288,14 @@ class _CatchUp:
             page, more = await self._backend.backlog(
                 channel, after_id, max_messages=PAGE_MESSAGES, max_bytes=self._bytes_left
             )
-            for message in page:
-                after_id = message.message_id
-                self._read_to[channel] = max(self._read_to[channel], message.global_id)
-                self._bytes_left -= len(message.encoded)
-                if self._connection.may_see(message):
-                    self._news.messages.append(message)
-                else:
-                    hidden = True
+            if page:
+                after_id = page[-1].message_id
+                newest = max([each.global_id for each in page])
+                self._read_to[channel] = max(self._read_to[channel], newest)
+                self._bytes_left -= sum([len(each.encoded) for each in page])
+                visible = self._connection.visible(page)
+                self._news.messages += visible
+                hidden = hidden or len(visible) < len(page)
             await self._give_way(len(page))
         if more:
             # What was read is all this answer may say about the channel; the rest comes next.
@@ -265,4 +311,9 @@ class _CatchUp:
         self._read_in_this_turn += messages
         if self._read_in_this_turn >= PAGE_MESSAGES:
             self._read_in_this_turn = 0
+            self._connection.register()
             await asyncio.sleep(0)
+
+
+def _unqualified(status: Mapping[str, int]) -> dict[str, int]:
+    return {unqualify(name)[0]: last_id for name, last_id in status.items()}

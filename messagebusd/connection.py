@@ -1,9 +1,9 @@
 """One poll that waits: who it is, what it may see, and the socket it is answered on.
 
-A connection is registered in the hub before its backlog is read (CATCHING_UP: live messages wait
-inside), then either leaves the hub again to be answered as an ordinary response, or is given its
-transport and parks (PARKED) until news, its deadline, or a newer poll. It is its transport's
-protocol itself, holds no task and no timer, and every write is a plain function call.
+A connection is registered in the hub before others have their turn while its backlog is read
+(CATCHING_UP: live messages wait inside), then either is answered as an ordinary response, or is
+given its transport and parks (PARKED) until news, its deadline, or a newer poll. It is its
+transport's protocol itself, holds no task and no timer, and every write is a plain function call.
 
 Closing is always safe, the backlog holds what was not delivered; it is harmless to do it twice.
 """
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 
 class State(enum.Enum):
-    """The life of a connection, in this order."""
+    """The life of a connection, in this order. Of a new one nobody knows yet."""
 
+    NEW = "new"
     CATCHING_UP = "catching_up"
     PARKED = "parked"
     CLOSED = "closed"
@@ -118,7 +119,7 @@ class Connection(asyncio.Protocol):
         self.channels = channels
         # The headers that a long poll's answer will carry.
         self.headers = headers
-        self.state = State.CATCHING_UP
+        self.state = State.NEW
         # Ended before it was answered.
         self.is_cut_short = False
         self.transport: asyncio.Transport | None = None
@@ -156,6 +157,12 @@ class Connection(asyncio.Protocol):
         """Whether audience and filters let this viewer have the message."""
         return self.is_meant(message) and self.passes_filters(message)
 
+    def visible(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Those of these messages that this viewer may have."""
+        if self.hub.filters is None:
+            return [each for each in messages if each.audience is None or self.is_meant(each)]
+        return [each for each in messages if self.may_see(each)]
+
     def is_meant(self, message: Message) -> bool:
         """Whether the audience includes this viewer."""
         audience = message.audience
@@ -168,13 +175,26 @@ class Connection(asyncio.Protocol):
 
     # -- catching up -------------------------------------------------------------------------
 
+    def register(self) -> None:
+        """Have the hub know of it, from when on it misses nothing, unless it does."""
+        if self.state is State.NEW:
+            self.hub.add(self)
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether anything happened that this poll has to know before it is answered."""
+        return self._pending != []
+
     def settle(self, read_to: Mapping[str, int]) -> list[Message]:
         """Stop collecting; the visible live messages that the backlog did not already bring.
 
         ``read_to`` is the last global id that was read, or need not be, per channel: message ids
         may have begun anew meanwhile.
         """
-        pending, self._pending = self._pending or [], None
+        pending, self._pending = self._pending, None
+        self.since = self.hub.turn
+        if not pending:
+            return []
         fresh = [each for each in pending if each.global_id > read_to[each.stored_channel]]
         visible = []
         for message in fresh:
@@ -183,11 +203,11 @@ class Connection(asyncio.Protocol):
                 self.note(message.stored_channel, None)
             else:
                 self.note(message.stored_channel, message.message_id)
-        self.since = self.hub.turn
         return visible
 
     def park(self, transport: asyncio.Transport, now: float) -> None:
         """Go live on this transport."""
+        self.register()
         self.transport = transport
         self.parked_at = now
         self.state = State.PARKED
@@ -267,7 +287,7 @@ class Connection(asyncio.Protocol):
     def close(self, reason: CloseReason) -> None:
         """End the poll with its last frame: a status where live messages were withheld."""
         if self.state is not State.PARKED:
-            if self.state is State.CATCHING_UP:
+            if self.state is not State.CLOSED:
                 self._leave(reason)
             return
         status = self.withheld_status()

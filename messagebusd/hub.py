@@ -110,14 +110,13 @@ class Hub:
     def subscribers(self, channel: str) -> int:
         """How many polls wait for this channel (stored name)."""
         found = self._index.get(channel)
-        if found is None:
-            return 0
-        return len(found.members) if isinstance(found, Topic) else 1
+        return len(found.members) if isinstance(found, Topic) else int(found is not None)
 
     # -- polls come and go -------------------------------------------------------------------
 
     def add(self, connection: Connection) -> None:
-        """Register a poll, before its backlog is read: from here on it misses nothing."""
+        """Register a poll: from here on it misses nothing."""
+        connection.state = State.CATCHING_UP
         index = self._index
         self._catching_up.add(connection)
         names = []
@@ -143,10 +142,10 @@ class Hub:
         true then. Of polls with the same site, user and client id the one with the higher or equal
         ``seq`` stays, the other one ends at once (SPEC 2.7).
         """
-        if self.is_outdated(connection):
-            connection.close(CloseReason.SUPERSEDED)
-            return
         if (other := self._people.same_as(connection)) is not None:
+            if other.seq > connection.seq:
+                connection.close(CloseReason.SUPERSEDED)
+                return
             other.close(CloseReason.SUPERSEDED)
         self._catching_up.discard(connection)
         self._people.add(connection)
@@ -166,15 +165,16 @@ class Hub:
         """Forget a poll: out of every index before this returns. Compares objects, never ids."""
         if connection.state is State.CLOSED:
             return
-        self._unindex(connection)
+        if connection.state is not State.NEW:
+            self._unindex(connection)
+        connection.state = State.CLOSED
         if (due := connection.due) is not None:  # else it is not parked
             self._people.remove(connection)
             connection.due = None
             del due.connections[connection]
             if not due.connections:
                 del self._buckets[due.tick]
-        transport = connection.transport
-        if transport is not None and reason is not CloseReason.DISCONNECTED:
+        if connection.transport is not None and reason is not CloseReason.DISCONNECTED:
             # Closing sends what is left first; a reader that never reads must not keep it here.
             self._linger(connection, self._scheduler.time())
         if connection.bucket is not None and reason is CloseReason.ANSWERED:

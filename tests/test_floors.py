@@ -37,8 +37,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "control": ({"connection", "protocol"}, {"msgspec"}),
     "outage": ({"backends.base", "errors", "protocol"}, set()),
+    "known_ids": ({"protocol"}, set()),
     "bus": (
-        {"backends.base", "connection", "control", "hub", "metrics", "outage", "protocol"},
+        {"backends.base", "connection", "control", "hub", "known_ids", "metrics", "outage"}
+        | {"protocol"},
         set(),
     ),
     "ingest": (

@@ -34,6 +34,11 @@ listener names, and announces that. First it says that something else may be mis
 (``interrupted``), unless it knows better, and which channels' ids began anew (``restarted``), where
 the store lost its data. While the break lasts, reads wait or fail.
 
+*Hearing* a store is from when it has announced all of that until it notices the next break. Of a
+channel that the listener names from then on nothing is missed that was not announced before,
+whether that break has happened already or not. So whoever knows where a channel was, as of what was
+announced, may wait for what comes next without reading.
+
 **Errors.** Every method may raise StoreUnavailable, and does so in bounded time. A publish that
 raised it may have happened nevertheless; unless it is StoreRefused, which concerns this message or
 channel only and for good. ``publish`` and ``claim`` may raise IdempotencyConflict.
@@ -139,6 +144,11 @@ class Backend(ABC):
     """
 
     is_immediate = False
+
+    @property
+    @abstractmethod
+    def is_hearing(self) -> bool:
+        """Whether announcements are heard; while not, a break is being healed."""
 
     @abstractmethod
     async def open(self) -> None:

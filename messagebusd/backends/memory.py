@@ -98,6 +98,10 @@ class MemoryBackend(Backend):
         """What counts towards ``max_bytes``."""
         return self._bytes + self._channel_bytes
 
+    @property
+    def is_hearing(self) -> bool:
+        return True
+
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         if self._snapshot_file is None:

@@ -259,7 +259,9 @@ class PollDoor:
         until = math.inf
         if identity.expires_at is not None:
             until = asyncio.get_running_loop().time() + identity.expires_at - time.time()
-        return connection, await self._bus.attach(connection, positions), until
+        will_park = mode is not Mode.POLL and self._instead_of_parking(until) is None
+        news = await self._bus.attach(connection, positions, will_park=will_park)
+        return connection, news, until
 
     def _connection(
         self,

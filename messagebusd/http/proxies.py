@@ -33,6 +33,7 @@ class TrustedProxies:
         self._networks = tuple(each for each in entries if not isinstance(each, str))
         self._unix = UNIX in entries
         self._contains = lru_cache(_REMEMBERED)(self._is_listed)
+        self._known_peer = lru_cache(_REMEMBERED)(self._read_peer)
         self._counted = lru_cache(_REMEMBERED)(self._count)
         self._remembered = lru_cache(_REMEMBERED)(self._find_client)
 
@@ -40,7 +41,7 @@ class TrustedProxies:
         """Whether the other end of this transport is one of them."""
         if transport is None or not (self._networks or self._unix):
             return False
-        return self._trusts(transport, _peer_address(transport))
+        return self._peer(transport)[1]
 
     def client_address(
         self, transport: asyncio.BaseTransport | None, headers: RequestHeaders
@@ -51,8 +52,10 @@ class TrustedProxies:
         the first address that is no trusted proxy was written by that client itself. What is no
         address ends the reading, too.
         """
-        peer = "" if transport is None else _peer_address(transport)
-        if transport is None or not self._trusts(transport, peer):
+        if transport is None:
+            return ""
+        peer, is_trusted = self._peer(transport)
+        if not is_trusted:
             return peer
         # A proxy may add a line of its own instead of extending the client's.
         lines = headers.getall(_FORWARDED, ())
@@ -82,8 +85,17 @@ class TrustedProxies:
         """
         return self._counted(self.client_address(transport, headers))
 
-    def _trusts(self, transport: asyncio.BaseTransport, peer: str) -> bool:
-        return self._contains(peer) if peer else self._unix and _is_unix(transport)
+    def _peer(self, transport: asyncio.BaseTransport) -> tuple[str, bool]:
+        """The other end's address, and whether it is trusted; "" of a Unix socket, whose name is
+        no tuple."""
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            return self._known_peer(peer[0])
+        return "", self._unix and _is_unix(transport)
+
+    def _read_peer(self, text: object) -> tuple[str, bool]:
+        address = _address(str(text))
+        return address, self._contains(address)
 
     def _count(self, text: str) -> str:
         address = _read(text)
@@ -123,9 +135,3 @@ def _read(text: str) -> IPv4Address | IPv6Address | None:
 def _is_unix(transport: asyncio.BaseTransport) -> bool:
     sock = transport.get_extra_info("socket")
     return sock is not None and sock.family == socket.AF_UNIX
-
-
-def _peer_address(transport: asyncio.BaseTransport) -> str:
-    """The other end's address; "" of a Unix socket, whose name is no tuple, or none."""
-    peer = transport.get_extra_info("peername")
-    return _address(str(peer[0])) if isinstance(peer, tuple) else ""

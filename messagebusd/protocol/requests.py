@@ -10,6 +10,7 @@ import enum
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
@@ -22,6 +23,13 @@ from messagebusd.protocol.channels import MAX_CHANNEL_BYTES, exceeds_bytes, vali
 SEQ_KEY = "__seq"
 # Positions beyond 64 bits mean the same as this one: ahead of, or long before, anything.
 MAX_ID = 2**63 - 1
+
+# The polls of a site name the same channels again and again: so many texts of forms are remembered
+# as they were read, of so many characters at most, and as many channels as valid.
+_REMEMBERED = 4096
+_REMEMBERED_LENGTH = 200
+_unquote_remembered = lru_cache(_REMEMBERED)(partial(unquote_plus, errors="strict"))
+_validate_remembered = lru_cache(_REMEMBERED)(validate_channel)
 
 _TO_I = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+(?:_[0-9]+)*)")
 _UNREADABLE = object()
@@ -99,7 +107,7 @@ def parse_poll(pairs: Iterable[tuple[str, Any]], limits: PollLimits) -> PollRequ
         elif position is _UNREADABLE or not key:
             ignored += 1
         else:
-            validate_channel(key, limits.max_channel)
+            _validate_remembered(key, limits.max_channel)
             positions[key] = position
     if len(positions) > limits.max_channels:
         raise LimitExceeded(f"a poll may name {limits.max_channels} channels at most")
@@ -133,6 +141,8 @@ def form_pairs(body: bytes, max_fields: int) -> Iterable[tuple[str, str]]:
 def _unquoted(text: str) -> str:
     """A name or value of a form. Raises UnicodeDecodeError."""
     if "%" in text or "+" in text:
+        if len(text) <= _REMEMBERED_LENGTH:
+            return _unquote_remembered(text)
         return unquote_plus(text, errors="strict")
     return text
 

@@ -142,6 +142,10 @@ class _Counted(Backend):
         self._backend = backend
         self._ids: dict[str, list[int]] = defaultdict(list)
 
+    @property
+    def is_hearing(self):
+        return self._backend.is_hearing
+
     def _count(self, channel: str, message_id: int) -> int:
         ids = self._ids[channel]
         if message_id not in ids:

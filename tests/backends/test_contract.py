@@ -343,6 +343,15 @@ async def test_nobody_reads_what_has_not_been_announced(store, read):
     assert [each.message_id for each in store.announced] == [1]
 
 
+async def test_an_open_store_is_hearing_and_announces_while_it_is(store):
+    heard = []
+    store.listener.dispatch = lambda messages: heard.append(store.backend.is_hearing)
+    assert store.backend.is_hearing
+    await store.publish("/a")
+    await store.last_ids("/a")
+    assert heard == [True]
+
+
 async def test_a_working_store_says_so(store):
     await store.backend.check()
 

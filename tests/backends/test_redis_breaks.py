@@ -88,6 +88,28 @@ def is_heard(store: RedisStore) -> bool:
 # -- announcements are lost
 
 
+async def test_it_is_not_hearing_until_a_break_is_healed(store, other, proxy):
+    told = []
+
+    def dispatch(messages):
+        told.extend((store.backend.is_hearing, int(each.data)) for each in messages)
+
+    store.listener.dispatch = dispatch
+    await store.publish("/a", b"0")
+    await until(lambda: told)
+    proxy.refuse()
+    proxy.reset()
+    await until(lambda: not store.backend.is_hearing)
+    for number in (1, 2):
+        await other.publish("/a", b"%d" % number)
+    await proxy.accept()
+    await until(lambda: store.backend.is_hearing)
+    assert told == [(True, 0), (False, 1), (False, 2)]
+    await publish_again(store, "/a", b"3")
+    await until(lambda: len(told) == 4)
+    assert told[3] == (True, 3)
+
+
 async def test_what_is_published_during_a_break_is_announced_after_it(store, other, proxy):
     await store.publish("/a", b"0")
     proxy.refuse()

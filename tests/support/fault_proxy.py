@@ -22,7 +22,10 @@ class FaultProxy:
         self.connections = 0
         self.delay = 0.0
         """Seconds by which everything is held back, either way."""
+        self.marked = 0
+        """How many pieces of requests had the mark in them."""
         self._target = port
+        self._mark: bytes | None = None
         self._is_dark = False
         self._cut_after: bytes | None = None
         self._server: asyncio.Server | None = None
@@ -78,6 +81,10 @@ class FaultProxy:
         """Send new connections to another server, and reset those that are open."""
         self._target = port
         self.reset()
+
+    def count(self, mark: bytes) -> None:
+        """Count requests that have these bytes in them, from now on."""
+        self._mark, self.marked = mark, 0
 
     def cut_after(self, request: bytes) -> None:
         """Pass the next bytes that contain this on, and reset when the server answers: once. They
@@ -191,6 +198,8 @@ class _Link:
             transport.close()
         else:
             transport.write(data)
+            mark = self._proxy._mark
+            self._proxy.marked += is_request and mark is not None and mark in data
             cut = self._proxy._cut_after
             if is_request and cut is not None and cut in data:
                 self._proxy._cut_after = None

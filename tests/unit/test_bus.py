@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from messagebusd import fanout
 from messagebusd.backends.base import Retention
 from messagebusd.backends.memory import MemoryBackend
-from messagebusd.bus import MessageBus
+from messagebusd.bus import PAGE_MESSAGES, MessageBus
 from messagebusd.connection import CloseReason, Connection, State
 from messagebusd.errors import StoreUnavailable
 from messagebusd.hub import Hub
@@ -30,6 +30,8 @@ HIDDEN = Audience([99])
 
 class SteppedBackend(MemoryBackend):
     """Waits for a permit before and after each read, as a store on the network would."""
+
+    is_immediate = False
 
     def __init__(self):
         super().__init__(Retention(max_backlog_size=50), max_bytes=2**24)
@@ -56,8 +58,8 @@ class SteppedBackend(MemoryBackend):
 
 
 class World:
-    def __init__(self, max_backlog_bytes=2**20, max_client_buffer=2**20):
-        self.backend = SteppedBackend()
+    def __init__(self, max_backlog_bytes=2**20, max_client_buffer=2**20, backend=None):
+        self.backend = backend or SteppedBackend()
         self.clock = FakeClock()
         self.hub = Hub(
             self.clock,
@@ -73,6 +75,7 @@ class World:
             Metrics(),
             max_backlog_bytes=max_backlog_bytes,
             forget=lambda *whom: self.forgotten.append(whom),
+            clock=self.clock,
         )
 
     async def publish(self, channel="/a", *, hidden=False, data=b"1"):
@@ -87,10 +90,11 @@ class World:
             *(self.hub, Identity(), client_id, 0, Mode.STREAM, channels), wire.poll_headers()
         )
 
-    async def poll(self, positions, client_id="c"):
+    async def poll(self, positions, client_id="c", *, will_park=False):
         """One whole poll as the door does it; what its client was told."""
         connection = self.connect(*positions, client_id=client_id)
-        news = await self.bus.attach(connection, list(positions.values()))
+        asked = list(positions.values())
+        news = await self.bus.attach(connection, asked, will_park=will_park)
         transport = RecordingTransport()
         connection.park(transport, 0)
         transport.write(wire.frame(news.array()))
@@ -217,6 +221,48 @@ async def test_a_long_backlog_comes_in_parts_without_a_hole():
     assert [number for channel, number in got if channel == "/a"] == [1, 2, 3, 5, 6, 7, 9, 10, 11]
     assert [number for channel, number in got if channel == "/b"] == list(range(1, 13))
     assert positions == {"/a": 12, "/b": 12}
+
+
+async def test_nothing_is_missed_where_a_long_read_of_an_immediate_store_gives_way():
+    """Others have their turn after each page, and by then the poll must be known."""
+    world = World(backend=MemoryBackend(Retention(max_backlog_size=5000), max_bytes=2**24))
+    await world.backend.open()
+    for number in range(2 * PAGE_MESSAGES + 1):
+        await world.publish(hidden=number % 4 == 3)
+    # The first channel has been read when the second one is read in pages.
+    attaching = asyncio.create_task(world.poll({"/b": 0, "/a": 0}))
+    turns = 0
+    while not attaching.done():
+        turns += 1
+        await world.publish("/a")
+        await world.publish("/b")
+        await asyncio.sleep(0)
+    assert turns > 2
+    connection, transport = await attaching
+    connection.close(CloseReason.ENDED)
+    positions = {"/a": 0, "/b": 0}
+    got = follow(transport, positions)
+    hidden = [number + 1 for number in range(2 * PAGE_MESSAGES + 1) if number % 4 == 3]
+    assert positions == await world.last_ids("/a", "/b")
+    for channel, kept in (("/a", hidden), ("/b", [])):
+        wanted = [each for each in range(1, positions[channel] + 1) if each not in kept]
+        assert [number for name, number in got if name == channel] == wanted
+
+
+async def test_who_is_answered_from_an_immediate_store_is_never_registered():
+    world = World(backend=MemoryBackend(Retention(), max_bytes=2**24))
+    await world.backend.open()
+    await world.publish()
+    connection = world.connect("/a")
+    assert (await world.bus.attach(connection, [0])).messages
+    assert world.hub.subscribers("/a") == 0
+    world.hub.remove(connection, CloseReason.ANSWERED)
+    assert connection.state is State.CLOSED
+    _, transport = await world.poll({"/a": 1})
+    assert world.hub.subscribers("/a") == 1
+    await world.publish()
+    await asyncio.sleep(0)
+    assert follow(transport, {}) == [("/a", 2)]
 
 
 async def test_hidden_messages_count_towards_the_bound():

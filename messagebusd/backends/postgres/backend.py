@@ -91,6 +91,10 @@ class PostgresBackend(Backend):
             self.publish, interval=keepalive_interval, timeout=3 * settings.timeout, clock=clock
         )
 
+    @property
+    def is_hearing(self) -> bool:
+        return self._subscriber.is_hearing
+
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + OPEN_TIMEOUTS * self._settings.timeout

@@ -26,6 +26,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import asyncpg
@@ -94,6 +95,10 @@ class Subscriber:
         self._looked_at = 0.0
         self._down_since: float | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_hearing(self) -> bool:
+        return self._is_live
 
     async def start(self) -> None:
         """Listen. Raises StoreUnavailable if that does not work at once."""
@@ -268,11 +273,9 @@ class Subscriber:
             due = min(due, self._gap[0] + HOLD_BACK_SECONDS)
         if not (self._wants_look and self.order.is_behind):
             self._wants_look = False
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout_at(due):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
         self._wake.clear()
 
     async def _look(self) -> None:

@@ -118,6 +118,10 @@ class RedisBackend(Backend):
         )
         self._publish_times = PublishTimes(clock)
 
+    @property
+    def is_hearing(self) -> bool:
+        return self._subscriber.is_hearing
+
     async def open(self) -> None:
         try:
             async with asyncio.timeout(OPEN_STEPS * self._timeout):

@@ -74,6 +74,11 @@ class Subscriber:
         """The global id up to which everything was announced to the listener."""
         return self._announcements.seen
 
+    @property
+    def is_hearing(self) -> bool:
+        """See `Backend`."""
+        return self._announcements.is_live
+
     def listen(self, listener: Listener) -> None:
         """Announce to this listener."""
         self._announcements.listener = listener

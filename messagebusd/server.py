@@ -27,22 +27,22 @@ from messagebusd.backends import open_backend
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
 from messagebusd.connection import CloseReason
+from messagebusd.doors import INTERNAL, PUBLIC, SIBLINGS, Doors, Lasting, poll_prefix, publish_rules
 from messagebusd.errors import ConfigurationError, MessageBusError
 from messagebusd.filters.chain import FilterChain, load_filter
-from messagebusd.http.admin.door import AdminDoor
+from messagebusd.http.admin.door import login_attempts
 from messagebusd.http.admin.history import History
 from messagebusd.http.admin.sessions import Sessions
-from messagebusd.http.api import Api
-from messagebusd.http.app import internal_app, public_app, runner
+from messagebusd.http.app import application, runner
 from messagebusd.http.auth import KeyRing
-from messagebusd.http.cors import CorsPolicy
-from messagebusd.http.front import Front, Route, routes
+from messagebusd.http.front import Front
+from messagebusd.http.limits import PollGate
 from messagebusd.http.middleware import Errors
 from messagebusd.http.ops import OpsDoor
-from messagebusd.http.poll import PollDoor
 from messagebusd.http.proxies import TrustedProxies
+from messagebusd.http.scripts import ClientScripts
 from messagebusd.http.siblings import Siblings, sibling_socket
-from messagebusd.http.sites import SiteMap
+from messagebusd.http.switchboard import Switchboard
 from messagebusd.hub import Hub
 from messagebusd.identity import open_lookup
 from messagebusd.ingest import RedisInbox
@@ -57,11 +57,7 @@ from messagebusd.listeners import (
 )
 from messagebusd.log import configure_logging
 from messagebusd.metrics import Metrics
-from messagebusd.protocol.publication import PublishRules
-from messagebusd.protocol.requests import PollLimits
-from messagebusd.protocol.rules import ChannelRules
 from messagebusd.settings import Settings, Sources, UnixAddress
-from messagebusd.settings.reference import effective_values
 from messagebusd.supervisor.assignment import Place
 
 # Adds routes to the public application, for a host application in the same process.
@@ -70,9 +66,6 @@ Extend = Callable[[web.Application], None]
 LAG_INTERVAL_SECONDS = 1.0
 # Descriptors besides one for each parked poll: listeners, the store, requests being answered.
 SPARE_DESCRIPTORS = 512
-# The listener for the other workers, and the largest body there: a page of channel names.
-SIBLINGS = "siblings"
-MAX_BODY_BYTES = 16 * 1024 * 1024
 # Handlers get this long to finish once nothing is parked any more.
 HANDLER_TIMEOUT_SECONDS = 5.0
 # Messages that wait for the store get this long when the daemon stops.
@@ -134,34 +127,26 @@ class Server:
         sources: Sources | None = None,
     ) -> None:
         self._settings = settings
-        self._sources = sources or {}
         self._place = place
         self._draining = False
-        loop = asyncio.get_running_loop()
-        self._loop = loop
-        workers = settings.server.workers
+        self._loop = loop = asyncio.get_running_loop()
 
         if place is None:
             self.metrics = Metrics()
-            self._siblings = Siblings()
             self.made_key = make_key(settings)
         else:
             self.metrics = Metrics.shared(place.folder, place.number)
-            self._siblings = Siblings(place.number, workers, place.folder)
             self.made_key = place.made_key
         self.backend = open_backend(settings.backend, self.metrics)
-        filters = [load_filter(each) for each in settings.filters]
         poll = settings.poll
-        self._max_polls = -(-poll.max_active_clients // workers)
+        self._max_polls = -(-poll.max_active_clients // settings.server.workers)
         self.hub = Hub(
             loop,
             self.metrics,
             interval=poll.long_polling_interval,
             max_active_clients=self._max_polls,
             max_client_buffer=poll.max_client_buffer,
-            filters=FilterChain(filters, self.metrics.filter_failed, loop.call_soon, time.time)
-            if filters
-            else None,
+            filters=self._filters(settings),
         )
         self.metrics.watch_parked(self.hub.parked_by_mode)
         if isinstance(self.backend, MemoryBackend):
@@ -176,112 +161,81 @@ class Server:
             max_backlog_bytes=poll.max_backlog_bytes,
             max_waiting=settings.backend.max_in_memory_publish_backlog,
         )
-        rules = PublishRules(
-            settings.backend.max_data_size,
-            poll.max_channel,
-            ChannelRules([each.rule() for each in settings.channels]),
-        )
-        self.inbox = self._inbox(rules) if settings.ingest.redis.enabled else None
-
-        prefix = f"{settings.server.base_route}message-bus/"
-        door = None
-        if poll.enabled:
-            door = PollDoor(
-                prefix,
-                self.bus,
-                self.lookup,
-                self.metrics,
-                CorsPolicy(**settings.cors.model_dump()),
-                TrustedProxies(settings.server.trusted_proxies),
-                poll,
-                rules,
-                SiteMap(settings.sites),
-            )
-        errors = Errors(self.metrics)
-        public = public_app(prefix, door, errors, poll.max_body, self._is_draining)
-        if extend is not None:
-            extend(public)
-        split = settings.server.internal_listen is not None
-        internal = internal_app(errors, poll.max_body, self._is_draining) if split else public
-        ops = OpsDoor(
+        self.inbox = self._inbox(settings) if settings.ingest.redis.enabled else None
+        self._ops = OpsDoor(
             self.bus,
             self.metrics,
             self._is_draining,
             serve_metrics=settings.metrics.enabled,
             inbox=self.inbox,
         )
-        internal.add_routes(ops.routes())
-        apps = {"public": public, "internal": internal} if split else {"public": public}
-        plain: dict[str, Route] = {}
-        self._history: History | None = None
-        if settings.api.enabled:
-            ring = KeyRing.from_settings(settings.api, self.made_key)
-            api = self._api(rules, ring)
-            internal.add_routes(api.routes())
-            plain = api.plain_routes()
-            if place is not None:
-                apps[SIBLINGS] = internal_app(errors, MAX_BODY_BYTES, self._is_draining)
-                apps[SIBLINGS].add_routes(api.sibling_routes())
-            if settings.admin.enabled:
-                admin = self._admin(rules, ring, ops)
-                admin.add_to(internal)
-                if place is not None:
-                    apps[SIBLINGS].add_routes(admin.sibling_routes())
-
+        self._lasting = self._last(settings)
+        self._doors = Doors(settings, sources or {}, self._lasting, self.lookup)
+        self._errors = Errors(self.metrics)
+        self._boards = {name: Switchboard(each) for name, each in self._doors.routes.items()}
         self._runners = {
             listener: runner(app, self.metrics, HANDLER_TIMEOUT_SECONDS)
-            for listener, app in apps.items()
+            for listener, app in self._applications(settings, extend).items()
         }
-        self._errors = errors
-        polls = None if door is None else Route(door.handle, door.is_immediate)
-        self._find = {
-            "public": routes({} if split else plain, prefix, polls),
-            "internal": routes(plain),
-            SIBLINGS: routes({}),
-        }
-        self._fronts: list[Front] = []
+        self._fronts: dict[str, Front] = {}
         self._listeners: dict[str, list[asyncio.Server]] = {}
         self.addresses: dict[str, str] = {}
         self._lag_timer: asyncio.TimerHandle | None = None
 
-    def _api(self, rules: PublishRules, keys: KeyRing) -> Api:
-        poll = self._settings.poll
-        return Api(
-            self.bus,
-            keys,
-            self.metrics,
-            rules,
-            PollLimits(max_channels=poll.max_channels, max_channel=poll.max_channel),
-            siblings=self._siblings,
-            body_timeout=poll.body_timeout,
-        )
+    def _filters(self, settings: Settings) -> FilterChain | None:
+        """The declared filters. Raises ConfigurationError."""
+        filters = [load_filter(each) for each in settings.filters]
+        if not filters:
+            return None
+        return FilterChain(filters, self.metrics.filter_failed, self._loop.call_soon, time.time)
 
-    def _admin(self, rules: PublishRules, ring: KeyRing, ops: OpsDoor) -> AdminDoor:
-        settings, place = self._settings, self._place
-        sessions = Sessions(ring, place.session_secret if place else secrets.token_bytes())
-        self._history = History(self.metrics)
-        return AdminDoor(
+    def _last(self, settings: Settings) -> Lasting:
+        place = self._place
+        workers = settings.server.workers
+        ring = KeyRing.from_settings(settings.api, self.made_key)
+        return Lasting(
+            self.bus,
+            self.metrics,
+            self._ops,
+            Siblings() if place is None else Siblings(place.number, workers, place.folder),
             ring,
-            sessions,
-            self._api(rules, sessions).routes(),
-            self._history,
-            ops,
-            self._siblings,
-            TrustedProxies(settings.server.trusted_proxies),
-            tuple(effective_values(settings, self._sources)),
-            body_timeout=settings.poll.body_timeout,
+            Sessions(ring, secrets.token_bytes() if place is None else place.session_secret),
+            PollGate(settings.poll, TrustedProxies(settings.server.trusted_proxies)),
+            login_attempts(),
+            History(self.metrics),
+            time.monotonic(),
         )
 
-    def _inbox(self, rules: PublishRules) -> RedisInbox:
-        settings = self._settings.ingest.redis
+    def _applications(
+        self, settings: Settings, extend: Extend | None
+    ) -> dict[str, web.Application]:
+        """What aiohttp serves, by listener."""
+        split = settings.server.internal_listen is not None
+        names = [PUBLIC, *([INTERNAL] if split else []), *([SIBLINGS] if self._place else [])]
+        apps = {each: application(self._errors, self._is_draining) for each in names}
+        if settings.poll.enabled:
+            # Before the poll's route, which takes whatever path is left.
+            ClientScripts(poll_prefix(settings)).add_to(apps[PUBLIC])
+        if extend is not None:
+            extend(apps[PUBLIC])
+        for name, app in apps.items():
+            app.add_routes(self._boards[name].routes)
+        internal = apps.get(INTERNAL, apps[PUBLIC])
+        internal.add_routes(self._ops.routes())
+        if self._doors.admin is not None:
+            self._doors.admin.attend(internal)
+        return apps
+
+    def _inbox(self, settings: Settings) -> RedisInbox:
+        redis = settings.ingest.redis
         return RedisInbox(
-            settings.connection(self._settings.backend),
+            redis.connection(settings.backend),
             self.bus,
             self.metrics,
-            rules,
-            stream=settings.stream,
-            secret=settings.secret.get_secret_value() if settings.secret else None,
-            max_dead=settings.max_dead,
+            publish_rules(settings),
+            stream=redis.stream,
+            secret=redis.secret.get_secret_value() if redis.secret else None,
+            max_dead=redis.max_dead,
         )
 
     async def start(self) -> None:
@@ -292,8 +246,9 @@ class Server:
         for listener, each in self._runners.items():
             await each.setup()
             assert each.server is not None
-            front = Front(each.server, self._find[listener], self._errors, self._is_draining)
-            self._fronts.append(front)
+            find = self._doors.find[listener]
+            front = Front(each.server, find, self._errors, self._is_draining)
+            self._fronts[listener] = front
             self._listeners[listener] = []
             for opened in self._sockets(listener):
                 # Connections inherit it: a peer that is silently gone is noticed some day.
@@ -340,7 +295,9 @@ class Server:
         for server in chain.from_iterable(self._listeners.values()):
             server.close()
         # First those who may still hand their connections on.
-        await asyncio.gather(*(each.close(HANDLER_TIMEOUT_SECONDS) for each in self._fronts))
+        await asyncio.gather(
+            *(each.close(HANDLER_TIMEOUT_SECONDS) for each in self._fronts.values())
+        )
         for served in self._runners.values():
             await served.cleanup()
         self.hub.abort()
@@ -392,7 +349,6 @@ class Server:
             self.metrics.refresh()
         lag = max(0.0, now - due)
         self.metrics.loop_lag.set(lag)
-        if self._history is not None:
-            self._history.observe(lag)
+        self._lasting.history.observe(lag)
         due = now + LAG_INTERVAL_SECONDS
         self._lag_timer = self._loop.call_at(due, self._measure_lag, due)

@@ -51,6 +51,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"aiohttp", "msgspec", "multidict"},
     ),
     "listeners": ({"", "settings"}, set()),
+    "doors": ({"bus", "http", "identity.base", "metrics", "protocol", "settings"}, {"aiohttp"}),
     "server": ({"*"}, {"aiohttp", "uvloop"}),
     "supervisor": ({"*"}, {"uvloop"}),
     "demo": ({"*"}, {"aiohttp", "msgspec", "yarl"}),

@@ -7,7 +7,7 @@ given, and a request is served to its end by the doors that it met.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -17,15 +17,19 @@ from messagebusd.http.admin.door import AdminDoor, Readiness
 from messagebusd.http.admin.history import History
 from messagebusd.http.admin.sessions import Sessions
 from messagebusd.http.api import Api
+from messagebusd.http.app import application
 from messagebusd.http.auth import KeyRing
 from messagebusd.http.call import through_aiohttp
 from messagebusd.http.cors import CorsPolicy
 from messagebusd.http.front import Route, routes
 from messagebusd.http.limits import PollGate
+from messagebusd.http.middleware import Errors
 from messagebusd.http.poll import PollDoor
 from messagebusd.http.proxies import TrustedProxies
+from messagebusd.http.scripts import ClientScripts
 from messagebusd.http.siblings import Siblings
 from messagebusd.http.sites import SiteMap
+from messagebusd.http.switchboard import Switchboard
 from messagebusd.identity.base import IdentityLookup
 from messagebusd.metrics import Metrics
 from messagebusd.protocol.publication import PublishRules
@@ -79,7 +83,8 @@ class Doors:
         siblings: list[web.RouteDef] = []
         polls: Route | None = None
         plain: dict[str, Route] = {}
-        prefix = poll_prefix(settings)
+        # The path of polls, up to and including the name.
+        prefix = f"{settings.server.base_route}message-bus/"
         if settings.poll.enabled:
             door = self._poll_door(prefix, lookup)
             polls = Route(door.handle, door.is_immediate)
@@ -94,16 +99,16 @@ class Doors:
                 internal += self.admin.routes()
                 siblings += self.admin.sibling_routes()
         split = settings.server.internal_listen is not None
-        self.routes = {
-            PUBLIC: public if split else public + internal,
-            INTERNAL: internal if split else [],
-            SIBLINGS: siblings,
-        }
-        self.find: dict[str, Find] = {
-            PUBLIC: routes({} if split else plain, prefix, polls),
-            INTERNAL: routes(plain),
-            SIBLINGS: routes({}),
-        }
+        self.prefix = prefix
+        self.has_polls = settings.poll.enabled
+        self.routes = {PUBLIC: public if split else public + internal}
+        self.find: dict[str, Find] = {PUBLIC: routes({} if split else plain, prefix, polls)}
+        if split:
+            self.routes[INTERNAL] = internal
+            self.find[INTERNAL] = routes(plain)
+        if settings.server.workers > 1:
+            self.routes[SIBLINGS] = siblings
+            self.find[SIBLINGS] = routes({})
 
     def _poll_door(self, prefix: str, lookup: IdentityLookup) -> PollDoor:
         settings, lasting = self._settings, self._lasting
@@ -149,9 +154,23 @@ class Doors:
         )
 
 
-def poll_prefix(settings: Settings) -> str:
-    """The path of polls, up to and including ``message-bus/``."""
-    return f"{settings.server.base_route}message-bus/"
+def applications(
+    doors: Doors,
+    boards: Mapping[str, Switchboard],
+    errors: Errors,
+    is_draining: Callable[[], bool],
+) -> dict[str, web.Application]:
+    """What aiohttp serves, by listener. The doors are the first ones; ``boards`` lead to others,
+    too."""
+    apps = {listener: application(errors, is_draining) for listener in boards}
+    if doors.has_polls:
+        # Before the poll's route, which takes whatever path is left.
+        ClientScripts(doors.prefix).add_to(apps[PUBLIC])
+    for listener, board in boards.items():
+        apps[listener].add_routes(board.routes)
+    if doors.admin is not None:
+        doors.admin.attend(apps.get(INTERNAL, apps[PUBLIC]))
+    return apps
 
 
 def publish_rules(settings: Settings) -> PublishRules:

@@ -36,7 +36,7 @@ from messagebusd.errors import LimitExceeded, RequestError, StoreRefused, StoreU
 from messagebusd.metrics import Metrics
 from messagebusd.protocol import inbox
 from messagebusd.protocol.publication import Publication, PublishRules
-from messagebusd.settings import RedisConnection
+from messagebusd.settings import RedisConnection, Settings
 
 DOOR = "redis"
 PAGE_ENTRIES = 100
@@ -170,6 +170,22 @@ class RedisInbox:
         self._renewed = 0.0
         self._is_closing = False
         self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, bus: MessageBus, metrics: Metrics, rules: PublishRules
+    ) -> RedisInbox:
+        """The inbox as it is configured."""
+        redis = settings.ingest.redis
+        return cls(
+            redis.connection(settings.backend),
+            bus,
+            metrics,
+            rules,
+            stream=redis.stream,
+            secret=redis.secret.get_secret_value() if redis.secret else None,
+            max_dead=redis.max_dead,
+        )
 
     def start(self) -> None:
         """Read from now on."""

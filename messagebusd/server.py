@@ -1,6 +1,9 @@
 """One process that serves, alone or as one of several workers: everything is built here, top to
 bottom, then started, served and drained.
 
+**Reload**: what other settings need is made beside what there is; then all of it is exchanged in
+one turn of the loop. Requests and parked polls go on under the settings that they met.
+
 **Start**: store, listeners, ready. **Drain** on SIGTERM or SIGINT: not ready, no new connections,
 parked polls end at their own deadlines (ending them early would leave pages deaf until their next
 poll), server-side subscriptions end, the store closes. A second signal, or ``shutdown_timeout``,
@@ -13,51 +16,55 @@ import asyncio
 import gc
 import logging
 import secrets
-import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import NamedTuple
 
-import uvloop
 from aiohttp import web
 
 from messagebusd.backends import open_backend
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
 from messagebusd.connection import CloseReason
-from messagebusd.doors import INTERNAL, PUBLIC, SIBLINGS, Doors, Lasting, poll_prefix, publish_rules
-from messagebusd.errors import ConfigurationError, MessageBusError
+from messagebusd.doors import (
+    INTERNAL,
+    PUBLIC,
+    SIBLINGS,
+    Doors,
+    Lasting,
+    applications,
+    publish_rules,
+)
+from messagebusd.errors import ConfigurationError
 from messagebusd.filters.chain import FilterChain, load_filter
 from messagebusd.http.admin.door import login_attempts
 from messagebusd.http.admin.history import History
 from messagebusd.http.admin.sessions import Sessions
-from messagebusd.http.app import application, runner
+from messagebusd.http.app import runner
 from messagebusd.http.auth import KeyRing
 from messagebusd.http.front import Front
 from messagebusd.http.limits import PollGate
 from messagebusd.http.middleware import Errors
 from messagebusd.http.ops import OpsDoor
 from messagebusd.http.proxies import TrustedProxies
-from messagebusd.http.scripts import ClientScripts
 from messagebusd.http.siblings import Siblings, sibling_socket
 from messagebusd.http.switchboard import Switchboard
-from messagebusd.hub import Hub
-from messagebusd.identity import open_lookup
+from messagebusd.hub import Hub, MessageFilter
+from messagebusd.identity import IdentityLookup, open_lookup
 from messagebusd.ingest import RedisInbox
 from messagebusd.listeners import (
     LISTEN_BACKLOG,
-    announce,
     bind,
     listen_addresses,
     make_key,
     raise_descriptor_limit,
     shown_address,
 )
-from messagebusd.log import configure_logging
 from messagebusd.metrics import Metrics
-from messagebusd.settings import Settings, Sources, UnixAddress
+from messagebusd.protocol.message import Id
+from messagebusd.settings import LoadedSettings, Settings, Sources, UnixAddress
 from messagebusd.supervisor.assignment import Place
 
 # Adds routes to the public application, for a host application in the same process.
@@ -70,47 +77,20 @@ SPARE_DESCRIPTORS = 512
 HANDLER_TIMEOUT_SECONDS = 5.0
 # Messages that wait for the store get this long when the daemon stops.
 OUTAGE_SECONDS = 5.0
+# A lookup that others have replaced still answers polls that had begun with it; none takes longer.
+RETIREMENT_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, extend: Extend | None = None, sources: Sources | None = None) -> int:
-    """Serve alone, until a signal; the process' exit status.
+class _Next(NamedTuple):
+    """What other settings need, made and not yet in use."""
 
-    ``sources`` says of each key where it is set, for those who look at the settings.
-    """
-    configure_logging(settings.log.level, settings.log.format)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop_runner:
-        try:
-            return loop_runner.run(_serve(settings, extend, sources))
-        except (MessageBusError, OSError) as error:
-            for problem in problems_of(error):
-                print(f"error: {problem}", file=sys.stderr)
-    return 1
-
-
-def problems_of(error: Exception) -> list[str]:
-    """What to say of an error that ends the process."""
-    return error.problems if isinstance(error, ConfigurationError) else [str(error)]
-
-
-async def _serve(settings: Settings, extend: Extend | None, sources: Sources | None) -> int:
-    loop = asyncio.get_running_loop()
-    stop, hurry = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    server = Server(settings, extend, sources=sources)
-    await server.start()
-    announce(settings, server.addresses, server.made_key)
-    try:
-        await stop.wait()
-    finally:
-        await server.drain(hurry)
-    return 0
+    settings: Settings
+    doors: Doors
+    ring: KeyRing
+    filters: MessageFilter | None
+    lookup: IdentityLookup
 
 
 class Server:
@@ -131,20 +111,16 @@ class Server:
         self._draining = False
         self._loop = loop = asyncio.get_running_loop()
 
-        if place is None:
-            self.metrics = Metrics()
-            self.made_key = make_key(settings)
-        else:
-            self.metrics = Metrics.shared(place.folder, place.number)
-            self.made_key = place.made_key
+        self.metrics = Metrics() if place is None else Metrics.shared(place.folder, place.number)
+        self.made_key = make_key(settings) if place is None else place.made_key
+        self.metrics.config_read_at.set(time.time() if place is None else place.read_at)
         self.backend = open_backend(settings.backend, self.metrics)
         poll = settings.poll
-        self._max_polls = -(-poll.max_active_clients // settings.server.workers)
         self.hub = Hub(
             loop,
             self.metrics,
             interval=poll.long_polling_interval,
-            max_active_clients=self._max_polls,
+            max_active_clients=_part(settings),
             max_client_buffer=poll.max_client_buffer,
             filters=self._filters(settings),
         )
@@ -153,15 +129,21 @@ class Server:
             memory = self.backend
             self.metrics.backlog_bytes.set_function(lambda: memory.bytes_used)
         self.lookup = open_lookup(settings.lookup, self.metrics)
+        # Those that others took the place of, each until it is closed.
+        self._retired: dict[IdentityLookup, asyncio.Task[None]] = {}
+        self._next: _Next | None = None
         self.bus = MessageBus(
             self.backend,
             self.hub,
             self.metrics,
-            forget=self.lookup.forget,
+            forget=self._forget,
             max_backlog_bytes=poll.max_backlog_bytes,
             max_waiting=settings.backend.max_in_memory_publish_backlog,
         )
-        self.inbox = self._inbox(settings) if settings.ingest.redis.enabled else None
+        self.inbox = None
+        if settings.ingest.redis.enabled:
+            rules = publish_rules(settings)
+            self.inbox = RedisInbox.from_settings(settings, self.bus, self.metrics, rules)
         self._ops = OpsDoor(
             self.bus,
             self.metrics,
@@ -173,9 +155,13 @@ class Server:
         self._doors = Doors(settings, sources or {}, self._lasting, self.lookup)
         self._errors = Errors(self.metrics)
         self._boards = {name: Switchboard(each) for name, each in self._doors.routes.items()}
+        apps = applications(self._doors, self._boards, self._errors, self._is_draining)
+        if extend is not None:
+            extend(apps[PUBLIC])
+        apps.get(INTERNAL, apps[PUBLIC]).add_routes(self._ops.routes())
         self._runners = {
             listener: runner(app, self.metrics, HANDLER_TIMEOUT_SECONDS)
-            for listener, app in self._applications(settings, extend).items()
+            for listener, app in apps.items()
         }
         self._fronts: dict[str, Front] = {}
         self._listeners: dict[str, list[asyncio.Server]] = {}
@@ -192,7 +178,7 @@ class Server:
     def _last(self, settings: Settings) -> Lasting:
         place = self._place
         workers = settings.server.workers
-        ring = KeyRing.from_settings(settings.api, self.made_key)
+        ring = self._ring(settings)
         return Lasting(
             self.bus,
             self.metrics,
@@ -206,41 +192,14 @@ class Server:
             time.monotonic(),
         )
 
-    def _applications(
-        self, settings: Settings, extend: Extend | None
-    ) -> dict[str, web.Application]:
-        """What aiohttp serves, by listener."""
-        split = settings.server.internal_listen is not None
-        names = [PUBLIC, *([INTERNAL] if split else []), *([SIBLINGS] if self._place else [])]
-        apps = {each: application(self._errors, self._is_draining) for each in names}
-        if settings.poll.enabled:
-            # Before the poll's route, which takes whatever path is left.
-            ClientScripts(poll_prefix(settings)).add_to(apps[PUBLIC])
-        if extend is not None:
-            extend(apps[PUBLIC])
-        for name, app in apps.items():
-            app.add_routes(self._boards[name].routes)
-        internal = apps.get(INTERNAL, apps[PUBLIC])
-        internal.add_routes(self._ops.routes())
-        if self._doors.admin is not None:
-            self._doors.admin.attend(internal)
-        return apps
-
-    def _inbox(self, settings: Settings) -> RedisInbox:
-        redis = settings.ingest.redis
-        return RedisInbox(
-            redis.connection(settings.backend),
-            self.bus,
-            self.metrics,
-            publish_rules(settings),
-            stream=redis.stream,
-            secret=redis.secret.get_secret_value() if redis.secret else None,
-            max_dead=redis.max_dead,
-        )
+    def _ring(self, settings: Settings) -> KeyRing:
+        """The keys. Raises ConfigurationError."""
+        # The one made at start is for as long as there is no other.
+        return KeyRing.from_settings(settings.api, None if settings.api.has_key else self.made_key)
 
     async def start(self) -> None:
         """Open the store, then the listeners. Raises MessageBusError or OSError."""
-        self._make_room(self._max_polls)
+        self._make_room(_part(self._settings))
         await self.backend.open()
         await self.lookup.open()
         for listener, each in self._runners.items():
@@ -277,6 +236,80 @@ class Server:
             return sockets
         return [socket.socket(fileno=each) for each in self._place.descriptors[listener]]
 
+    # -- other settings
+
+    async def prepare(self, loaded: LoadedSettings) -> None:
+        """Make what these settings need, and change nothing yet; `adopt` or `abandon` follows.
+
+        They differ from those of before in what may change only, see `settings.merge`. Raises
+        MessageBusError or OSError.
+        """
+        await self.abandon()
+        settings, before = loaded.settings, self._settings
+        if settings.api.enabled and not settings.api.has_key and self.made_key is None:
+            # A random one is made, and told, at start alone.
+            raise ConfigurationError(["the last API key cannot be taken away without a restart"])
+        ring = self._ring(settings)
+        filters, lookup = self.hub.filters, self.lookup
+        if settings.filters != before.filters:
+            filters = self._filters(settings)
+        if settings.lookup != before.lookup:
+            lookup = open_lookup(settings.lookup, self.metrics)
+        doors = Doors(settings, loaded.sources, self._lasting, lookup)
+        if lookup is not self.lookup:
+            await lookup.open()
+        self._next = _Next(settings, doors, ring, filters, lookup)
+
+    def adopt(self) -> None:
+        """Go by the settings that were prepared, from this turn of the loop on.
+
+        Polls that are parked stay so until their deadlines; what is published meanwhile passes the
+        new filters, and their next requests meet the new rules.
+        """
+        assert self._next is not None, "nothing was prepared"
+        (settings, doors, ring, filters, lookup), self._next = self._next, None
+        self._settings, self._doors = settings, doors
+        poll, lasting = settings.poll, self._lasting
+        self.hub.interval = poll.long_polling_interval
+        self.hub.max_client_buffer = poll.max_client_buffer
+        self.hub.filters = filters
+        self.bus.max_backlog_bytes = poll.max_backlog_bytes
+        if not self._draining:
+            self.hub.max_active_clients = _part(settings)
+            self._make_room(_part(settings))
+        lasting.ring.adopt(ring)
+        lasting.gate.adopt(poll, doors.proxies)
+        if self.inbox is not None:
+            self.inbox.rules = doors.rules
+        if lookup is not self.lookup:
+            self._retired[self.lookup] = self._loop.create_task(self._retire(self.lookup))
+            self.lookup = lookup
+            self.metrics.lookup_paused(False)
+        for listener, board in self._boards.items():
+            board.exchange(doors.routes[listener])
+        for listener, front in self._fronts.items():
+            front.find = doors.find[listener]
+
+    async def abandon(self) -> None:
+        """Forget the settings that were prepared, if there are any."""
+        waiting, self._next = self._next, None
+        if waiting is not None and waiting.lookup is not self.lookup:
+            await waiting.lookup.close()
+
+    async def _retire(self, lookup: IdentityLookup) -> None:
+        try:
+            await asyncio.sleep(RETIREMENT_SECONDS)
+        finally:
+            del self._retired[lookup]
+            await lookup.close()
+
+    def _forget(self, user_id: Id | None, site_id: str | None) -> None:
+        """Have lookups forget, also those that answer their last polls."""
+        for each in (self.lookup, *self._retired):
+            each.forget(user_id, site_id)
+
+    # -- the end
+
     async def drain(self, hurry: asyncio.Event, *, leave: bool = False) -> None:
         """Stop accepting, let parked polls end, then close everything.
 
@@ -306,6 +339,11 @@ class Server:
         self.metrics.refresh()  # who comes after us counts on
         if self.inbox is not None:
             await self.inbox.close()
+        await self.abandon()
+        retiring = tuple(self._retired.values())
+        for task in retiring:
+            task.cancel()
+        await asyncio.gather(*retiring, return_exceptions=True)
         await self.lookup.close()
         await self.bus.close(OUTAGE_SECONDS)
         await self.backend.close()
@@ -352,3 +390,8 @@ class Server:
         self._lasting.history.observe(lag)
         due = now + LAG_INTERVAL_SECONDS
         self._lag_timer = self._loop.call_at(due, self._measure_lag, due)
+
+
+def _part(settings: Settings) -> int:
+    """How many of the polls one worker may hold, rounded up."""
+    return -(-settings.poll.max_active_clients // settings.server.workers)

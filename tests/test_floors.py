@@ -19,6 +19,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"pydantic", "pydantic_core"},
     ),
     "log": (set(), set()),
+    "notify": (set(), set()),
+    "reloading": ({"errors", "notify", "settings"}, set()),
     "connection": ({"protocol"}, set()),
     "delivery": ({"connection", "protocol"}, set()),
     "people": ({"connection", "protocol"}, set()),
@@ -52,7 +54,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "listeners": ({"", "settings"}, set()),
     "doors": ({"bus", "http", "identity.base", "metrics", "protocol", "settings"}, {"aiohttp"}),
-    "server": ({"*"}, {"aiohttp", "uvloop"}),
+    "server": ({"*"}, {"aiohttp"}),
+    "alone": ({"*"}, {"uvloop"}),
     "supervisor": ({"*"}, {"uvloop"}),
     "demo": ({"*"}, {"aiohttp", "msgspec", "yarl"}),
     "doctor": (

@@ -38,6 +38,11 @@ class MessageBusError(Exception):
     """Base of everything below."""
 
 
+def problems_of(error: Exception) -> list[str]:
+    """What to say of an error that ends the process, or keeps it from changing."""
+    return error.problems if isinstance(error, ConfigurationError) else [str(error)]
+
+
 class RequestError(MessageBusError):
     """The request cannot be served as it is.
 

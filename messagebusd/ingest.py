@@ -36,7 +36,7 @@ from messagebusd.errors import LimitExceeded, RequestError, StoreRefused, StoreU
 from messagebusd.metrics import Metrics
 from messagebusd.protocol import inbox
 from messagebusd.protocol.publication import Publication, PublishRules
-from messagebusd.settings import RedisConnection
+from messagebusd.settings import RedisConnection, Settings
 
 DOOR = "redis"
 PAGE_ENTRIES = 100
@@ -137,7 +137,8 @@ class _Entry(NamedTuple):
 class RedisInbox:
     """See the module's docstring. To be built in the loop that runs it.
 
-    ``status`` is ``ok``, or why entries are not published.
+    ``status`` is ``ok``, or why entries are not published. ``rules`` may be changed while it runs;
+    they apply to the next entries.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class RedisInbox:
         self._waits = open_pipeline(connection, TIMEOUT_SECONDS + BLOCK_SECONDS)
         self._bus = bus
         self._metrics = metrics
-        self._rules = rules
+        self.rules = rules
         self._stream = stream
         self._dead = f"{stream}:dead"
         self._lease = f"{stream}:reader"
@@ -169,6 +170,22 @@ class RedisInbox:
         self._renewed = 0.0
         self._is_closing = False
         self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, bus: MessageBus, metrics: Metrics, rules: PublishRules
+    ) -> RedisInbox:
+        """The inbox as it is configured."""
+        redis = settings.ingest.redis
+        return cls(
+            redis.connection(settings.backend),
+            bus,
+            metrics,
+            rules,
+            stream=redis.stream,
+            secret=redis.secret.get_secret_value() if redis.secret else None,
+            max_dead=redis.max_dead,
+        )
 
     def start(self) -> None:
         """Read from now on."""
@@ -248,7 +265,7 @@ class RedisInbox:
     async def _page(self, entries: int) -> Sequence[_Entry] | None:
         """The first entries of the stream; None without the lease, which is renewed by this."""
         now = self._clock()
-        largest = self._rules.max_data + MAX_ENVELOPE_BYTES
+        largest = self.rules.max_data + MAX_ENVELOPE_BYTES
         answer = await self._ask(
             *("EVAL", _READ, 2, self._stream, self._lease, self._token),
             *(int(LEASE_SECONDS * 1000), entries, PAGE_BYTES, largest),
@@ -326,7 +343,7 @@ class RedisInbox:
             fields = inbox.read_fields(entry.words)
             if self._secret is not None:
                 inbox.verify(fields, self._secret)
-            return inbox.parse_entry(fields, self._rules), self._once(entry.id, fields)
+            return inbox.parse_entry(fields, self.rules), self._once(entry.id, fields)
         except RequestError:
             raise
         except Exception:

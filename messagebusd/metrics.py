@@ -171,6 +171,14 @@ class Metrics:
         )
         store_seconds = histogram("store_seconds", "Store operations", "operation")
         self._store_errors = counter("store_errors", "Failed store operations", "operation")
+        self._reloads = counter(
+            "config_reloads", "Attempts to read the settings again: done, refused", "outcome"
+        )
+        self.config_read_at = gauge(
+            "config_last_reload_success_timestamp_seconds",
+            "When the settings in effect were read",
+            of_workers="livemax",
+        )
         self.loop_lag = gauge(
             "event_loop_lag_seconds",
             "How late the loop came to its last check",
@@ -199,6 +207,7 @@ class Metrics:
             for mode in Mode
             for reason in CloseReason
         }
+        self._reload_outcomes = {each: self._reloads.labels(each) for each in ("done", "refused")}
         self._doors = {
             door: self._publishes.labels(door) for door in ("http", "redis", "broadcast")
         }
@@ -301,6 +310,14 @@ class Metrics:
     def filter_failed(self) -> None:
         """A message filter raised."""
         self._filter_errors.inc()
+
+    # -- the daemon itself -------------------------------------------------------------------
+
+    def config_reloaded(self, outcome: str) -> None:
+        """The settings were read again: ``done`` or ``refused``."""
+        self._reload_outcomes[outcome].inc()
+        if outcome == "done":
+            self.config_read_at.set(time.time())
 
     # -- the store ---------------------------------------------------------------------------
 

@@ -1,6 +1,9 @@
 """One process that serves, alone or as one of several workers: everything is built here, top to
 bottom, then started, served and drained.
 
+**Reload**: what other settings need is made beside what there is; then all of it is exchanged in
+one turn of the loop. Requests and parked polls go on under the settings that they met.
+
 **Start**: store, listeners, ready. **Drain** on SIGTERM or SIGINT: not ready, no new connections,
 parked polls end at their own deadlines (ending them early would leave pages deaf until their next
 poll), server-side subscriptions end, the store closes. A second signal, or ``shutdown_timeout``,
@@ -13,55 +16,55 @@ import asyncio
 import gc
 import logging
 import secrets
-import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import NamedTuple
 
-import uvloop
 from aiohttp import web
 
 from messagebusd.backends import open_backend
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
 from messagebusd.connection import CloseReason
-from messagebusd.errors import ConfigurationError, MessageBusError
+from messagebusd.doors import (
+    INTERNAL,
+    PUBLIC,
+    SIBLINGS,
+    Doors,
+    Lasting,
+    applications,
+    publish_rules,
+)
+from messagebusd.errors import ConfigurationError
 from messagebusd.filters.chain import FilterChain, load_filter
-from messagebusd.http.admin.door import AdminDoor
+from messagebusd.http.admin.door import login_attempts
 from messagebusd.http.admin.history import History
 from messagebusd.http.admin.sessions import Sessions
-from messagebusd.http.api import Api
-from messagebusd.http.app import internal_app, public_app, runner
+from messagebusd.http.app import runner
 from messagebusd.http.auth import KeyRing
-from messagebusd.http.cors import CorsPolicy
-from messagebusd.http.front import Front, Route, routes
+from messagebusd.http.front import Front
+from messagebusd.http.limits import PollGate
 from messagebusd.http.middleware import Errors
 from messagebusd.http.ops import OpsDoor
-from messagebusd.http.poll import PollDoor
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.siblings import Siblings, sibling_socket
-from messagebusd.http.sites import SiteMap
-from messagebusd.hub import Hub
-from messagebusd.identity import open_lookup
+from messagebusd.http.switchboard import Switchboard
+from messagebusd.hub import Hub, MessageFilter
+from messagebusd.identity import IdentityLookup, open_lookup
 from messagebusd.ingest import RedisInbox
 from messagebusd.listeners import (
     LISTEN_BACKLOG,
-    announce,
     bind,
     listen_addresses,
     make_key,
     raise_descriptor_limit,
     shown_address,
 )
-from messagebusd.log import configure_logging
 from messagebusd.metrics import Metrics
-from messagebusd.protocol.publication import PublishRules
-from messagebusd.protocol.requests import PollLimits
-from messagebusd.protocol.rules import ChannelRules
-from messagebusd.settings import Settings, Sources, UnixAddress
-from messagebusd.settings.reference import effective_values
+from messagebusd.protocol.message import Id
+from messagebusd.settings import LoadedSettings, Settings, Sources, UnixAddress
 from messagebusd.supervisor.assignment import Place
 
 # Adds routes to the public application, for a host application in the same process.
@@ -70,54 +73,24 @@ Extend = Callable[[web.Application], None]
 LAG_INTERVAL_SECONDS = 1.0
 # Descriptors besides one for each parked poll: listeners, the store, requests being answered.
 SPARE_DESCRIPTORS = 512
-# The listener for the other workers, and the largest body there: a page of channel names.
-SIBLINGS = "siblings"
-MAX_BODY_BYTES = 16 * 1024 * 1024
 # Handlers get this long to finish once nothing is parked any more.
 HANDLER_TIMEOUT_SECONDS = 5.0
 # Messages that wait for the store get this long when the daemon stops.
 OUTAGE_SECONDS = 5.0
+# A lookup that others have replaced still answers polls that had begun with it; none takes longer.
+RETIREMENT_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, extend: Extend | None = None, sources: Sources | None = None) -> int:
-    """Serve alone, until a signal; the process' exit status.
+class _Next(NamedTuple):
+    """What other settings need, made and not yet in use."""
 
-    ``sources`` says of each key where it is set, for those who look at the settings.
-    """
-    configure_logging(settings.log.level, settings.log.format)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop_runner:
-        try:
-            return loop_runner.run(_serve(settings, extend, sources))
-        except (MessageBusError, OSError) as error:
-            for problem in problems_of(error):
-                print(f"error: {problem}", file=sys.stderr)
-    return 1
-
-
-def problems_of(error: Exception) -> list[str]:
-    """What to say of an error that ends the process."""
-    return error.problems if isinstance(error, ConfigurationError) else [str(error)]
-
-
-async def _serve(settings: Settings, extend: Extend | None, sources: Sources | None) -> int:
-    loop = asyncio.get_running_loop()
-    stop, hurry = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    server = Server(settings, extend, sources=sources)
-    await server.start()
-    announce(settings, server.addresses, server.made_key)
-    try:
-        await stop.wait()
-    finally:
-        await server.drain(hurry)
-    return 0
+    settings: Settings
+    doors: Doors
+    ring: KeyRing
+    filters: MessageFilter | None
+    lookup: IdentityLookup
 
 
 class Server:
@@ -134,166 +107,107 @@ class Server:
         sources: Sources | None = None,
     ) -> None:
         self._settings = settings
-        self._sources = sources or {}
         self._place = place
         self._draining = False
-        loop = asyncio.get_running_loop()
-        self._loop = loop
-        workers = settings.server.workers
+        self._loop = loop = asyncio.get_running_loop()
 
-        if place is None:
-            self.metrics = Metrics()
-            self._siblings = Siblings()
-            self.made_key = make_key(settings)
-        else:
-            self.metrics = Metrics.shared(place.folder, place.number)
-            self._siblings = Siblings(place.number, workers, place.folder)
-            self.made_key = place.made_key
+        self.metrics = Metrics() if place is None else Metrics.shared(place.folder, place.number)
+        self.made_key = make_key(settings) if place is None else place.made_key
+        self.metrics.config_read_at.set(time.time() if place is None else place.read_at)
         self.backend = open_backend(settings.backend, self.metrics)
-        filters = [load_filter(each) for each in settings.filters]
         poll = settings.poll
-        self._max_polls = -(-poll.max_active_clients // workers)
         self.hub = Hub(
             loop,
             self.metrics,
             interval=poll.long_polling_interval,
-            max_active_clients=self._max_polls,
+            max_active_clients=_part(settings),
             max_client_buffer=poll.max_client_buffer,
-            filters=FilterChain(filters, self.metrics.filter_failed, loop.call_soon, time.time)
-            if filters
-            else None,
+            filters=self._filters(settings),
         )
         self.metrics.watch_parked(self.hub.parked_by_mode)
         if isinstance(self.backend, MemoryBackend):
             memory = self.backend
             self.metrics.backlog_bytes.set_function(lambda: memory.bytes_used)
         self.lookup = open_lookup(settings.lookup, self.metrics)
+        # Those that others took the place of, each until it is closed.
+        self._retired: dict[IdentityLookup, asyncio.Task[None]] = {}
+        self._next: _Next | None = None
         self.bus = MessageBus(
             self.backend,
             self.hub,
             self.metrics,
-            forget=self.lookup.forget,
+            forget=self._forget,
             max_backlog_bytes=poll.max_backlog_bytes,
             max_waiting=settings.backend.max_in_memory_publish_backlog,
         )
-        rules = PublishRules(
-            settings.backend.max_data_size,
-            poll.max_channel,
-            ChannelRules([each.rule() for each in settings.channels]),
-        )
-        self.inbox = self._inbox(rules) if settings.ingest.redis.enabled else None
-
-        prefix = f"{settings.server.base_route}message-bus/"
-        door = None
-        if poll.enabled:
-            door = PollDoor(
-                prefix,
-                self.bus,
-                self.lookup,
-                self.metrics,
-                CorsPolicy(**settings.cors.model_dump()),
-                TrustedProxies(settings.server.trusted_proxies),
-                poll,
-                rules,
-                SiteMap(settings.sites),
-            )
-        errors = Errors(self.metrics)
-        public = public_app(prefix, door, errors, poll.max_body, self._is_draining)
-        if extend is not None:
-            extend(public)
-        split = settings.server.internal_listen is not None
-        internal = internal_app(errors, poll.max_body, self._is_draining) if split else public
-        ops = OpsDoor(
+        self.inbox = None
+        if settings.ingest.redis.enabled:
+            rules = publish_rules(settings)
+            self.inbox = RedisInbox.from_settings(settings, self.bus, self.metrics, rules)
+        self._ops = OpsDoor(
             self.bus,
             self.metrics,
             self._is_draining,
             serve_metrics=settings.metrics.enabled,
             inbox=self.inbox,
         )
-        internal.add_routes(ops.routes())
-        apps = {"public": public, "internal": internal} if split else {"public": public}
-        plain: dict[str, Route] = {}
-        self._history: History | None = None
-        if settings.api.enabled:
-            ring = KeyRing.from_settings(settings.api, self.made_key)
-            api = self._api(rules, ring)
-            internal.add_routes(api.routes())
-            plain = api.plain_routes()
-            if place is not None:
-                apps[SIBLINGS] = internal_app(errors, MAX_BODY_BYTES, self._is_draining)
-                apps[SIBLINGS].add_routes(api.sibling_routes())
-            if settings.admin.enabled:
-                admin = self._admin(rules, ring, ops)
-                admin.add_to(internal)
-                if place is not None:
-                    apps[SIBLINGS].add_routes(admin.sibling_routes())
-
+        self._lasting = self._last(settings)
+        self._doors = Doors(settings, sources or {}, self._lasting, self.lookup)
+        self._errors = Errors(self.metrics)
+        self._boards = {name: Switchboard(each) for name, each in self._doors.routes.items()}
+        apps = applications(self._doors, self._boards, self._errors, self._is_draining)
+        if extend is not None:
+            extend(apps[PUBLIC])
+        apps.get(INTERNAL, apps[PUBLIC]).add_routes(self._ops.routes())
         self._runners = {
             listener: runner(app, self.metrics, HANDLER_TIMEOUT_SECONDS)
             for listener, app in apps.items()
         }
-        self._errors = errors
-        polls = None if door is None else Route(door.handle, door.is_immediate)
-        self._find = {
-            "public": routes({} if split else plain, prefix, polls),
-            "internal": routes(plain),
-            SIBLINGS: routes({}),
-        }
-        self._fronts: list[Front] = []
+        self._fronts: dict[str, Front] = {}
         self._listeners: dict[str, list[asyncio.Server]] = {}
         self.addresses: dict[str, str] = {}
         self._lag_timer: asyncio.TimerHandle | None = None
 
-    def _api(self, rules: PublishRules, keys: KeyRing) -> Api:
-        poll = self._settings.poll
-        return Api(
-            self.bus,
-            keys,
-            self.metrics,
-            rules,
-            PollLimits(max_channels=poll.max_channels, max_channel=poll.max_channel),
-            siblings=self._siblings,
-            body_timeout=poll.body_timeout,
-        )
+    def _filters(self, settings: Settings) -> FilterChain | None:
+        """The declared filters. Raises ConfigurationError."""
+        filters = [load_filter(each) for each in settings.filters]
+        if not filters:
+            return None
+        return FilterChain(filters, self.metrics.filter_failed, self._loop.call_soon, time.time)
 
-    def _admin(self, rules: PublishRules, ring: KeyRing, ops: OpsDoor) -> AdminDoor:
-        settings, place = self._settings, self._place
-        sessions = Sessions(ring, place.session_secret if place else secrets.token_bytes())
-        self._history = History(self.metrics)
-        return AdminDoor(
+    def _last(self, settings: Settings) -> Lasting:
+        place = self._place
+        workers = settings.server.workers
+        ring = self._ring(settings)
+        return Lasting(
+            self.bus,
+            self.metrics,
+            self._ops,
+            Siblings() if place is None else Siblings(place.number, workers, place.folder),
             ring,
-            sessions,
-            self._api(rules, sessions).routes(),
-            self._history,
-            ops,
-            self._siblings,
-            TrustedProxies(settings.server.trusted_proxies),
-            tuple(effective_values(settings, self._sources)),
-            body_timeout=settings.poll.body_timeout,
+            Sessions(ring, secrets.token_bytes() if place is None else place.session_secret),
+            PollGate(settings.poll, TrustedProxies(settings.server.trusted_proxies)),
+            login_attempts(),
+            History(self.metrics),
+            time.monotonic(),
         )
 
-    def _inbox(self, rules: PublishRules) -> RedisInbox:
-        settings = self._settings.ingest.redis
-        return RedisInbox(
-            settings.connection(self._settings.backend),
-            self.bus,
-            self.metrics,
-            rules,
-            stream=settings.stream,
-            secret=settings.secret.get_secret_value() if settings.secret else None,
-            max_dead=settings.max_dead,
-        )
+    def _ring(self, settings: Settings) -> KeyRing:
+        """The keys. Raises ConfigurationError."""
+        # The one made at start is for as long as there is no other.
+        return KeyRing.from_settings(settings.api, None if settings.api.has_key else self.made_key)
 
     async def start(self) -> None:
         """Open the store, then the listeners. Raises MessageBusError or OSError."""
-        self._make_room(self._max_polls)
+        self._make_room(_part(self._settings))
         await self.backend.open()
         await self.lookup.open()
         for listener, each in self._runners.items():
             await each.setup()
             assert each.server is not None
-            front = Front(each.server, self._find[listener], self._errors, self._is_draining)
-            self._fronts.append(front)
+            find = self._doors.find[listener]
+            front = Front(each.server, find, self._errors, self._is_draining)
+            self._fronts[listener] = front
             self._listeners[listener] = []
             for opened in self._sockets(listener):
                 # Connections inherit it: a peer that is silently gone is noticed some day.
@@ -322,6 +236,80 @@ class Server:
             return sockets
         return [socket.socket(fileno=each) for each in self._place.descriptors[listener]]
 
+    # -- other settings
+
+    async def prepare(self, loaded: LoadedSettings) -> None:
+        """Make what these settings need, and change nothing yet; `adopt` or `abandon` follows.
+
+        They differ from those of before in what may change only, see `settings.merge`. Raises
+        MessageBusError or OSError.
+        """
+        await self.abandon()
+        settings, before = loaded.settings, self._settings
+        if settings.api.enabled and not settings.api.has_key and self.made_key is None:
+            # A random one is made, and told, at start alone.
+            raise ConfigurationError(["the last API key cannot be taken away without a restart"])
+        ring = self._ring(settings)
+        filters, lookup = self.hub.filters, self.lookup
+        if settings.filters != before.filters:
+            filters = self._filters(settings)
+        if settings.lookup != before.lookup:
+            lookup = open_lookup(settings.lookup, self.metrics)
+        doors = Doors(settings, loaded.sources, self._lasting, lookup)
+        if lookup is not self.lookup:
+            await lookup.open()
+        self._next = _Next(settings, doors, ring, filters, lookup)
+
+    def adopt(self) -> None:
+        """Go by the settings that were prepared, from this turn of the loop on.
+
+        Polls that are parked stay so until their deadlines; what is published meanwhile passes the
+        new filters, and their next requests meet the new rules.
+        """
+        assert self._next is not None, "nothing was prepared"
+        (settings, doors, ring, filters, lookup), self._next = self._next, None
+        self._settings, self._doors = settings, doors
+        poll, lasting = settings.poll, self._lasting
+        self.hub.interval = poll.long_polling_interval
+        self.hub.max_client_buffer = poll.max_client_buffer
+        self.hub.filters = filters
+        self.bus.max_backlog_bytes = poll.max_backlog_bytes
+        if not self._draining:
+            self.hub.max_active_clients = _part(settings)
+            self._make_room(_part(settings))
+        lasting.ring.adopt(ring)
+        lasting.gate.adopt(poll, doors.proxies)
+        if self.inbox is not None:
+            self.inbox.rules = doors.rules
+        if lookup is not self.lookup:
+            self._retired[self.lookup] = self._loop.create_task(self._retire(self.lookup))
+            self.lookup = lookup
+            self.metrics.lookup_paused(False)
+        for listener, board in self._boards.items():
+            board.exchange(doors.routes[listener])
+        for listener, front in self._fronts.items():
+            front.find = doors.find[listener]
+
+    async def abandon(self) -> None:
+        """Forget the settings that were prepared, if there are any."""
+        waiting, self._next = self._next, None
+        if waiting is not None and waiting.lookup is not self.lookup:
+            await waiting.lookup.close()
+
+    async def _retire(self, lookup: IdentityLookup) -> None:
+        try:
+            await asyncio.sleep(RETIREMENT_SECONDS)
+        finally:
+            del self._retired[lookup]
+            await lookup.close()
+
+    def _forget(self, user_id: Id | None, site_id: str | None) -> None:
+        """Have lookups forget, also those that answer their last polls."""
+        for each in (self.lookup, *self._retired):
+            each.forget(user_id, site_id)
+
+    # -- the end
+
     async def drain(self, hurry: asyncio.Event, *, leave: bool = False) -> None:
         """Stop accepting, let parked polls end, then close everything.
 
@@ -340,7 +328,9 @@ class Server:
         for server in chain.from_iterable(self._listeners.values()):
             server.close()
         # First those who may still hand their connections on.
-        await asyncio.gather(*(each.close(HANDLER_TIMEOUT_SECONDS) for each in self._fronts))
+        await asyncio.gather(
+            *(each.close(HANDLER_TIMEOUT_SECONDS) for each in self._fronts.values())
+        )
         for served in self._runners.values():
             await served.cleanup()
         self.hub.abort()
@@ -349,6 +339,11 @@ class Server:
         self.metrics.refresh()  # who comes after us counts on
         if self.inbox is not None:
             await self.inbox.close()
+        await self.abandon()
+        retiring = tuple(self._retired.values())
+        for task in retiring:
+            task.cancel()
+        await asyncio.gather(*retiring, return_exceptions=True)
         await self.lookup.close()
         await self.bus.close(OUTAGE_SECONDS)
         await self.backend.close()
@@ -392,7 +387,11 @@ class Server:
             self.metrics.refresh()
         lag = max(0.0, now - due)
         self.metrics.loop_lag.set(lag)
-        if self._history is not None:
-            self._history.observe(lag)
+        self._lasting.history.observe(lag)
         due = now + LAG_INTERVAL_SECONDS
         self._lag_timer = self._loop.call_at(due, self._measure_lag, due)
+
+
+def _part(settings: Settings) -> int:
+    """How many of the polls one worker may hold, rounded up."""
+    return -(-settings.poll.max_active_clients // settings.server.workers)

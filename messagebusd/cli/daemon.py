@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,25 +65,26 @@ def serve(path: Path | None, listen: str | None, backend: str | None) -> None:
       messagebusd serve --listen unix:/run/messagebusd/public.sock
 
     Parked polls are let end by themselves, for at most server.shutdown_timeout seconds; a second
-    signal ends them at once.
+    signal ends them at once. SIGHUP has file and environment read again: keys, rules, limits,
+    lookups and log level change at once, or, if anything is wrong, nothing does.
     """
-    loaded = load_or_exit(path, **{"server.listen": listen, "backend.kind": backend})
+    overrides = {"server.listen": listen, "backend.kind": backend}
+    loaded = load_or_exit(path, **overrides)
     configure_logging(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logger.warning(warning)
-    raise click.exceptions.Exit(_run(loaded))
+    raise click.exceptions.Exit(_run(loaded, lambda: load_settings(path, os.environ, overrides)))
 
 
-def _run(loaded: LoadedSettings) -> int:
-    settings, sources = loaded.settings, loaded.sources
+def _run(loaded: LoadedSettings, load: Callable[[], LoadedSettings]) -> int:
     # Imported here, because other commands need none of it.
-    if settings.server.workers > 1:
+    if loaded.settings.server.workers > 1:
         from messagebusd.supervisor import supervisor
 
-        return supervisor.run(settings, sources)
-    from messagebusd import server
+        return supervisor.run(loaded, load)
+    from messagebusd import alone
 
-    return server.run(settings, sources=sources)
+    return alone.run(loaded, load)
 
 
 @click.command("check-config")

@@ -9,7 +9,7 @@ import sys
 
 from yarl import URL
 
-from messagebusd import server
+from messagebusd import alone
 from messagebusd.demo import questions
 from messagebusd.demo.chat import LOOKUP, Chat
 from messagebusd.http.scripts import FOLDER
@@ -55,7 +55,7 @@ def run(host: str = "127.0.0.1", port: int = 8090) -> int:
         "people. Ctrl-C stops the demo.",
         flush=True,
     )
-    return server.run(settings, extend=Chat(own, key, secret).add_to)
+    return alone.run(alone.without_sources(settings), extend=Chat(own, key, secret).add_to)
 
 
 def _free_port(host: str) -> int:

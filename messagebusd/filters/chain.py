@@ -78,7 +78,7 @@ class CallableFilter:
         module_name, _, function_name = name.partition(":")
         try:
             function = getattr(importlib.import_module(module_name), function_name)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # the module's own code runs, whatever it does
             raise ConfigurationError([f"filters: {name} cannot be imported: {error}"]) from error
         if not callable(function):
             raise ConfigurationError([f"filters: {name} is not callable"])

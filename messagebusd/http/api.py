@@ -29,7 +29,7 @@ PUBLISH = f"{PREFIX}publish"
 
 
 class Api:
-    """All of the API. Times in seconds; ``clock`` is monotonic.
+    """All of the API. Times in seconds; ``clock`` is monotonic. ``started`` is when the daemon did.
 
     Errors leave the handlers as exceptions: `middleware.problem_middleware` answers them.
     """
@@ -46,6 +46,7 @@ class Api:
         body_timeout: float,
         heartbeat: float = HEARTBEAT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        started: float | None = None,
     ) -> None:
         self._publish = PublishDoor(bus, keys, metrics, publish_rules, body_timeout)
         self._read = ReadDoor(bus, keys, metrics, poll_limits, body_timeout)
@@ -59,6 +60,7 @@ class Api:
             siblings or Siblings(),
             body_timeout,
             clock,
+            started,
         )
         self._document = msgspec.json.encode(openapi.document())
 

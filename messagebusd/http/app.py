@@ -1,4 +1,4 @@
-"""The route table of both listeners, on one screen."""
+"""What all applications here have in common, and how they are served."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from messagebusd.http.call import through_aiohttp
 from messagebusd.http.middleware import Errors, problem_middleware
-from messagebusd.http.poll import PollDoor
-from messagebusd.http.scripts import ClientScripts
 from messagebusd.metrics import Metrics
 
 # Longer than the idle time of common proxies (60 s): the proxy is the one to close. It also bounds
@@ -22,24 +19,11 @@ KEEPALIVE_SECONDS = 75.0
 # How long the rest of a refused body is read and thrown away, so that its sender sees the answer
 # instead of a reset.
 LINGER_SECONDS = 3.0
+# The largest body that is read without a limit of its own: another worker's page of names.
+MAX_BODY_BYTES = 16 * 1024 * 1024
 
 
-def public_app(
-    prefix: str,
-    door: PollDoor | None,
-    errors: Errors,
-    max_body: int,
-    is_draining: Callable[[], bool],
-) -> web.Application:
-    """What the world may reach: polls and the browser client, if this node serves them."""
-    app = internal_app(errors, max_body, is_draining)
-    if door is not None:
-        ClientScripts(prefix).add_to(app)
-        app.router.add_route("*", prefix + "{path:.*}", through_aiohttp(door.handle))
-    return app
-
-
-def internal_app(errors: Errors, max_body: int, is_draining: Callable[[], bool]) -> web.Application:
+def application(errors: Errors, is_draining: Callable[[], bool]) -> web.Application:
     """An application without routes, with what all of ours have in common."""
 
     @web.middleware
@@ -51,7 +35,7 @@ def internal_app(errors: Errors, max_body: int, is_draining: Callable[[], bool])
         return response
 
     app = web.Application(
-        middlewares=[say_goodbye, problem_middleware(errors)], client_max_size=max_body
+        middlewares=[say_goodbye, problem_middleware(errors)], client_max_size=MAX_BODY_BYTES
     )
     app.on_response_prepare.append(_hide_software)
     return app

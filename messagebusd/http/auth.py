@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from messagebusd.errors import ConfigurationError, Forbidden, Unauthorized
@@ -32,7 +32,8 @@ _ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 class Key:
     """What a key may do; None stands for all channels, all sites, never, and as much as it likes.
 
-    ``expires_at`` is in seconds since the epoch; ``allowance`` counts published messages.
+    ``expires_at`` is in seconds since the epoch; ``allowance`` counts published messages, so many
+    (``rate``) at most.
     """
 
     name: str
@@ -41,7 +42,16 @@ class Key:
     channels: ChannelPatterns | None = None
     sites: tuple[str, ...] | None = None
     expires_at: float | None = None
+    rate: Rate | None = None
     allowance: Bucket | None = None
+
+    def may_do_as(self, other: Key) -> bool:
+        """Whether it is the same key as the other one and may do the same, however often."""
+        return self._rights() == other._rights()
+
+    def _rights(self) -> tuple[object, ...]:
+        patterns = None if self.channels is None else self.channels.patterns
+        return (self.name, self.digest, self.scopes, patterns, self.sites)
 
     def require_scope(self, scope: Scope) -> None:
         """Raise Forbidden unless the key has this scope."""
@@ -92,7 +102,10 @@ class Key:
 
 
 class KeyRing:
-    """All keys that are valid here. ``wall`` is the time of day, in seconds since the epoch."""
+    """All keys that are valid here. ``wall`` is the time of day, in seconds since the epoch.
+
+    The ring stays when settings change: it takes over the keys of another one (`adopt`).
+    """
 
     def __init__(self, keys: Sequence[Key], wall: Callable[[], float] = time.time) -> None:
         self._keys = tuple(keys)
@@ -113,10 +126,22 @@ class KeyRing:
         keys = [_configured(each) for each in settings.keys]
         if settings.key is not None:
             token = digest(settings.key.get_secret_value())
-            keys.append(Key(SINGLE_KEY_NAME, token, allowance=_allowance(settings.key_rate)))
+            rate = settings.key_rate
+            keys.append(Key(SINGLE_KEY_NAME, token, rate=rate, allowance=_allowance(rate)))
         if generated_key is not None:
             keys.append(Key(GENERATED_KEY_NAME, digest(generated_key)))
         return cls(keys, wall)
+
+    def adopt(self, other: KeyRing) -> None:
+        """Have these keys from now on; a key that stays keeps what it has used of its allowance."""
+        self._keys = tuple(self._with_allowance(each) for each in other._keys)
+
+    def _with_allowance(self, key: Key) -> Key:
+        known = self._find(key.digest) or self.named(key.name)
+        if known is None or known.allowance is None or key.rate is None:
+            return key
+        known.allowance.change(key.rate.amount, key.rate.seconds)
+        return replace(key, allowance=known.allowance)
 
     def authorize(self, request: Headed, scope: Scope) -> Key:
         """The request's key, which has this scope. Raises Unauthorized or Forbidden."""
@@ -140,7 +165,7 @@ class KeyRing:
         key = self._find(digest(token))
         if key is None:
             raise Unauthorized("this key is not known")
-        if not self.is_valid(key):
+        if key.expires_at is not None and self._wall() >= key.expires_at:
             raise Unauthorized("this key has expired")
         return key
 
@@ -149,8 +174,12 @@ class KeyRing:
         return next((each for each in self._keys if each.name == name), None)
 
     def is_valid(self, key: Key) -> bool:
-        """Whether the key has not expired."""
-        return key.expires_at is None or self._wall() < key.expires_at
+        """Whether the key is still one of these, may still do the same, and has not expired."""
+        known = self._find(key.digest)
+        if known is None or not known.may_do_as(key):
+            return False
+        now = self._wall()
+        return all(each.expires_at is None or now < each.expires_at for each in (key, known))
 
     def _find(self, wanted: bytes) -> Key | None:
         found = None
@@ -178,6 +207,7 @@ def _configured(key: ApiKey) -> Key:
         None if key.channels is None else ChannelPatterns(key.channels),
         key.sites,
         None if key.expires is None else key.expires.timestamp(),
+        key.rate,
         _allowance(key.rate),
     )
 

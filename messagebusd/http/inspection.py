@@ -85,6 +85,7 @@ class InspectionDoor:
         siblings: Siblings,
         body_timeout: float,
         clock: Callable[[], float] = time.monotonic,
+        started: float | None = None,
     ) -> None:
         self._bus = bus
         self._hub = bus.hub
@@ -93,7 +94,7 @@ class InspectionDoor:
         self._siblings = siblings
         self._body_timeout = body_timeout
         self._clock = clock
-        self._started = clock()
+        self._started = clock() if started is None else started
 
     async def channels(self, request: web.Request) -> web.Response:
         """The channels that the store knows, in the order of their stored names."""

@@ -29,7 +29,10 @@ Jitter = Callable[[], float]
 
 
 class PollGate:
-    """Lets polls pass, or raises RateLimited. ``clock`` is monotonic, ``jitter`` from 0 to 1."""
+    """Lets polls pass, or raises RateLimited. ``clock`` is monotonic, ``jitter`` from 0 to 1.
+
+    It stays when settings change (`adopt`): who has used up an allowance gets no fresh one.
+    """
 
     def __init__(
         self,
@@ -38,11 +41,27 @@ class PollGate:
         clock: Clock = time.monotonic,
         jitter: Jitter = random.random,
     ) -> None:
-        self._proxies = proxies
+        self._clock = clock
         self._jitter = jitter
-        self._clients = _buckets(settings.client_rate, clock)
-        self._addresses = _buckets(settings.address_rate, clock)
-        self._users = _buckets(settings.user_rate, clock)
+        self._clients: Buckets | None = None
+        self._addresses: Buckets | None = None
+        self._users: Buckets | None = None
+        self.adopt(settings, proxies)
+
+    def adopt(self, settings: PollSettings, proxies: TrustedProxies) -> None:
+        """Go by these settings from now on; what has been used counts for them, too."""
+        self._proxies = proxies
+        self._clients = self._changed(self._clients, settings.client_rate)
+        self._addresses = self._changed(self._addresses, settings.address_rate)
+        self._users = self._changed(self._users, settings.user_rate)
+
+    def _changed(self, buckets: Buckets | None, rate: Rate | None) -> Buckets | None:
+        if rate is None:
+            return None
+        if buckets is None:
+            return Buckets(rate.amount, rate.seconds, self._clock)
+        buckets.change(rate.amount, rate.seconds)
+        return buckets
 
     def enter(self, call: Call, client_id: str) -> Bucket | None:
         """Count a poll by its address and client; the bucket that gets its part back for news."""
@@ -89,7 +108,3 @@ def take_messages(bucket: Bucket, messages: int, jitter: Jitter = random.random)
             retry_after=math.ceil(wait * (1 + jitter())),
             limit="key",
         )
-
-
-def _buckets(rate: Rate | None, clock: Clock) -> Buckets | None:
-    return None if rate is None else Buckets(rate.amount, rate.seconds, clock)

@@ -106,6 +106,7 @@ class PollDoor:
         settings: PollSettings,
         publish_rules: PublishRules,
         sites: SiteMap,
+        gate: PollGate,
     ) -> None:
         self._prefix = prefix
         self._bus = bus
@@ -122,7 +123,7 @@ class PollDoor:
             max_channel=settings.max_channel,
             max_client_id=settings.max_client_id,
         )
-        self._gate = PollGate(settings, proxies)
+        self._gate = gate
         # The same few objects for all polls: each parked one keeps its headers.
         headers = wire.poll_headers(settings.extra_response_headers.items())
         self._headers = {each: cors.add_to(headers, each) for each in (None, *cors.origins)}

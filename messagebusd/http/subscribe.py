@@ -52,7 +52,7 @@ _DETAILS = {
     Ending.OVERFLOW: "messages came in faster than they were read; continue after the last one",
     Ending.DRAINING: "the daemon is stopping; continue after the last message",
     Ending.INTERRUPTED: "the store was away for a while; continue after the last message",
-    Ending.UNAUTHORIZED: "the key has expired",
+    Ending.UNAUTHORIZED: "the key has expired or is no longer valid",
     Ending.STORE_UNAVAILABLE: "the store does not answer; continue after the last message",
     Ending.INTERNAL_ERROR: "something went wrong here; the log says more under the request id",
 }

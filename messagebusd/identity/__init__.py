@@ -11,6 +11,8 @@ from messagebusd.identity.static import AnonymousLookup, HeaderLookup
 from messagebusd.identity.webhook import WebhookLookup
 from messagebusd.settings import LookupSettings
 
+__all__ = ["IdentityLookup", "open_lookup"]
+
 
 def open_lookup(settings: LookupSettings, observer: LookupObserver) -> IdentityLookup:
     """The configured lookup. Raises ConfigurationError where its keys cannot be used."""

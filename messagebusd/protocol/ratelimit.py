@@ -46,6 +46,15 @@ class Bucket:
         self._full_at = full_at + cost
         return 0.0
 
+    def change(self, amount: int, seconds: float) -> None:
+        """Be another allowance, of which as much has been used."""
+        now = self._clock()
+        used = min((self._full_at - now) / self._each, float(amount))
+        self._window = seconds
+        self._each = seconds / amount
+        if used > 0:
+            self._full_at = now + used * self._each
+
     def give_back(self) -> None:
         """Put one back."""
         self._full_at -= self._each
@@ -80,6 +89,14 @@ class Buckets:
 
     def __len__(self) -> int:
         return len(self._buckets)
+
+    def change(self, amount: int, seconds: float) -> None:
+        """Allow everybody something else, of which each has used as much as before."""
+        if (amount, seconds) == (self._amount, self.seconds):
+            return
+        self._amount, self.seconds = amount, seconds
+        for each in self._buckets.values():
+            each.change(amount, seconds)
 
     def of(self, key: Hashable) -> Bucket:
         """This key's bucket, to be used at once."""

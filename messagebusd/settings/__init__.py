@@ -4,8 +4,8 @@
 door, channel rules and filters are in ``lookup.py``, ``backend.py``, ``ingest.py`` and
 ``delivery.py``. ``section.py`` is what sections have in common, ``values.py``, ``rates.py`` and
 ``origins.py`` the kinds of values in it, ``loading.py`` how defaults, file, environment and command
-line become one tree, ``toml_lines.py`` where in the file a key stands, ``reference.py`` the tree as
-text (sample file, documentation).
+line become one tree, ``reload.py`` what changes when they are read again, ``toml_lines.py`` where
+in the file a key stands, ``reference.py`` the tree as text (sample file, documentation).
 
 This package imports the standard library, pydantic, ``messagebusd.errors`` and what checks channel
 patterns and expressions, and does no I/O but reading the configuration file and the files that
@@ -35,6 +35,7 @@ from messagebusd.settings.model import (
     Settings,
 )
 from messagebusd.settings.rates import Rate
+from messagebusd.settings.reload import Reload, merge
 from messagebusd.settings.values import (
     Address,
     FdAddress,
@@ -67,6 +68,7 @@ __all__ = [
     "RedisConnection",
     "RedisInbox",
     "RedisSettings",
+    "Reload",
     "Scope",
     "ServerSettings",
     "Settings",
@@ -74,5 +76,6 @@ __all__ = [
     "TcpAddress",
     "UnixAddress",
     "load_settings",
+    "merge",
     "parse_address",
 ]

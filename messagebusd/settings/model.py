@@ -323,6 +323,11 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        refuse(self.contradictions())
+        return self
+
+    def contradictions(self) -> list[tuple[str, str]]:
+        """Pairs of a key and what is wrong with it beside the others."""
         problems: list[tuple[str, str]] = []
         address = self.api_listen
         exposed = isinstance(address, TcpAddress) and not address.is_local
@@ -335,6 +340,4 @@ class Settings(Section):
         if self.server.workers > 1 and self.backend.kind == "memory":
             alone = 'must be 1 where backend.kind is "memory", which processes cannot share'
             problems.append(("server.workers", alone))
-        problems += rules_that_never_match(self.channels)
-        refuse(problems)
-        return self
+        return problems + rules_that_never_match(self.channels)

@@ -28,6 +28,7 @@ from messagebusd.settings.keys import (
 from messagebusd.settings.loading import LoadedSettings, Sources
 from messagebusd.settings.model import Settings
 from messagebusd.settings.rates import Rate
+from messagebusd.settings.reload import NEEDS_RESTART
 from messagebusd.settings.sources import DEFAULT
 from messagebusd.settings.values import FdAddress, TcpAddress, UnixAddress
 
@@ -208,7 +209,12 @@ messagebusd reads its settings from four places, and later ones win, key by key:
 4. the options `--listen` and `--backend`
 
 A secret can be given by file: `key_file = "/run/secrets/key"` in place of `key`. The file is read
-at start, and a line end after the secret is ignored. Relative paths begin at the working directory.
+with the settings, and a line end after the secret is ignored. Relative paths begin at the working
+directory.
+
+With SIGHUP file, environment and secret files are read again, and take effect at once, or, if there
+is any mistake, not at all; see [operations](operations.md#other-settings-while-it-runs). These need
+a restart: @RESTART@.
 
 Unknown keys are errors, and so are variables with `__` that mean nothing.
 `messagebusd check-config` names every problem at once, with its line and what was probably meant;
@@ -220,7 +226,15 @@ Durations are in seconds, sizes in bytes.
 
 def markdown() -> str:
     """The documentation of all settings."""
-    return "\n".join([_MARKDOWN_HEAD, *_markdown_section(Settings, (), in_list=False)])
+    fixed = ", ".join(
+        f"`[{each[:-1]}]`" if each.endswith(".") else f"`{each}`" for each in NEEDS_RESTART
+    )
+    return "\n".join(
+        [
+            _MARKDOWN_HEAD.replace("@RESTART@", fixed),
+            *_markdown_section(Settings, (), in_list=False),
+        ]
+    )
 
 
 def _markdown_section(

@@ -6,7 +6,9 @@ them: one that ends is replaced, one whose loop has stopped turning is killed an
 that keep dying are started more slowly, but always again. Only at first start is a worker that
 cannot begin the end of it all.
 
-A first signal has all workers drain, a second one has them hurry.
+A first signal has all workers drain, a second one has them hurry. SIGHUP has the settings read
+again: here, where they are checked, then all workers prepare for them, and once all have, all of
+them change over. A worker that begins later begins with them.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
+from messagebusd.errors import ConfigurationError
 from messagebusd.listeners import (
     LISTEN_BACKLOG,
     announce,
@@ -36,18 +39,28 @@ from messagebusd.listeners import (
     make_key,
     shown_address,
 )
+from messagebusd.log import configure_logging
 from messagebusd.metrics import forget_worker
-from messagebusd.settings import Settings, Sources
+from messagebusd.notify import Notifier
+from messagebusd.reloading import Load, Outcome, Reloader
+from messagebusd.settings import LoadedSettings
 from messagebusd.supervisor.assignment import (
+    ABANDON,
+    ADOPT,
+    ANSWER,
     BEAT_SECONDS,
+    COUNT,
     DRAIN,
     FAILED,
     HURRY,
+    LINE_BYTES,
     READY,
     STOP_SIGNALS,
     Assignment,
     Place,
+    encode_settings,
 )
+from messagebusd.supervisor.processes import CLEANLY, Ending, Process, Worker, describe, start
 
 # A worker that says nothing for so many beats is killed.
 SILENT_BEATS = 30
@@ -55,28 +68,23 @@ SILENT_BEATS = 30
 STABLE_SECONDS = 30.0
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
+# All workers get this long to prepare for other settings; one may be only beginning.
+RELOAD_SECONDS = 30.0
 
-# What a worker says in one line: its problems are the longest.
-_LINE_BYTES = 2**20
-# Runs with our own path to modules, and without the working directory if that is not on it.
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from messagebusd.supervisor import worker; worker.main(int(sys.argv[1]))"
-)
 
 # Memory as a folder, and the first user id that is a person's.
 _MEMORY = "/dev/shm"
 _FIRST_PERSON = 1000
-_CLEANLY = "exit status 0"
 
 _log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, sources: Sources | None = None) -> int:
-    """Serve with several workers, until a signal; the process' exit status."""
+def run(loaded: LoadedSettings, load: Load) -> int:
+    """Serve with several workers, until a signal; the process' exit status. ``load`` reads the
+    settings again."""
     try:
         with _private_folder() as folder:
-            return asyncio.run(Supervisor(settings, folder, sources).run())
+            return asyncio.run(Supervisor(loaded, load, folder).run())
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -110,19 +118,19 @@ def pause_before_restart(failures: int) -> float:
 
 
 class Supervisor:
-    """See the module's docstring. ``folder`` is empty and private.
+    """See the module's docstring. ``folder`` is empty and private."""
 
-    ``sources`` says of each key where it is set.
-    """
-
-    def __init__(self, settings: Settings, folder: Path, sources: Sources | None = None) -> None:
-        self._settings = settings
-        self._sources = sources or {}
+    def __init__(self, loaded: LoadedSettings, load: Load, folder: Path) -> None:
+        self._loaded = loaded
         self._folder = folder
         self._session_secret = secrets.token_bytes()
-        self._made_key = make_key(settings)
+        self._made_key = make_key(loaded.settings)
+        self._read_at = time.time()
+        self._notifier = Notifier.from_environment(os.environ)
+        self._reloader = Reloader(loaded, load, self._apply, self._count, self._notifier)
         self._addresses: dict[str, str] = {}
-        self._workers = [_Worker(number) for number in range(1, settings.server.workers + 1)]
+        workers = loaded.settings.server.workers
+        self._workers = [Worker(number) for number in range(1, workers + 1)]
         self._is_announced = False
         self._is_hurried = False
         self._stopping = asyncio.Event()
@@ -133,21 +141,26 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         try:
             self._bind()
             async with asyncio.TaskGroup() as tasks:
-                watching = tasks.create_task(self._watch())
+                # A worker that hangs is nothing for the manager's watchdog: we see to that.
+                beside = [self._watch(), self._notifier.keep_alive(), self._reload()]
+                watching = [tasks.create_task(each) for each in beside]
                 await asyncio.wait([tasks.create_task(self._keep(each)) for each in self._workers])
-                watching.cancel()
+                for each in watching:
+                    each.cancel()
         finally:
             self._close_sockets()
+            self._notifier.close()
         _log.info("stopped")
         return self._exit_status
 
     # -- addresses
 
     def _bind(self) -> None:
-        for listener, address in listen_addresses(self._settings.server).items():
+        for listener, address in listen_addresses(self._loaded.settings.server).items():
             rows = bind(address, len(self._workers))
             self._addresses[listener] = shown_address(address, rows[0])
             for worker, sockets in zip(self._workers, rows, strict=True):
@@ -162,7 +175,7 @@ class Supervisor:
 
     # -- a worker's life
 
-    async def _keep(self, worker: _Worker) -> None:
+    async def _keep(self, worker: Worker) -> None:
         """Have this worker run, in one process after the other, until we stop."""
         loop = asyncio.get_running_loop()
         failures = 0
@@ -182,25 +195,26 @@ class Supervisor:
                     async with asyncio.timeout(pause):
                         await self._stopping.wait()
 
-    async def _run(self, worker: _Worker) -> _Ending:
+    async def _run(self, worker: Worker) -> Ending:
         """Have one process be this worker, to its end."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                popen = _start(worker, theirs)
+                popen = start(worker, theirs)
         except OSError as error:
             ours.close()
-            return _Ending(None, "not started", (str(error),), was_ready=False)
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LINE_BYTES)
-        process = worker.process = _Process(popen, writer)
+            return Ending(None, "not started", (str(error),), was_ready=False)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_BYTES)
+        process = worker.process = Process(popen, writer)
         place = Place(
             worker.number,
             self._folder,
             worker.descriptors(),
             self._made_key,
             self._session_secret,
+            self._read_at,
         )
-        writer.write(Assignment(self._settings, place, self._sources).encode())
+        writer.write(Assignment(self._loaded, place).encode())
         if self._stopping.is_set():
             process.tell(HURRY if self._is_hurried else DRAIN)
         try:
@@ -210,16 +224,17 @@ class Supervisor:
             await asyncio.to_thread(popen.wait)  # not long: its sockets have closed
         finally:
             worker.process = None
+            process.end()  # whoever comes next begins with the settings that count
             writer.close()
             if popen.poll() is None:
                 popen.kill()
                 popen.wait()
             forget_worker(self._folder, worker.number)
-        return _Ending(
-            popen.pid, _describe(popen.returncode), tuple(process.problems), process.is_ready
+        return Ending(
+            popen.pid, describe(popen.returncode), tuple(process.problems), process.is_ready
         )
 
-    def _hear(self, worker: _Worker, process: _Process, line: bytes) -> None:
+    def _hear(self, worker: Worker, process: Process, line: bytes) -> None:
         process.silent_beats = 0
         word, _, value = line.partition(b" ")
         if word == READY:
@@ -228,9 +243,12 @@ class Supervisor:
             _log.info("worker ready", extra=fields)
             if not self._is_announced and all(each.is_ready for each in self._workers):
                 self._is_announced = True
-                announce(self._settings, self._addresses, self._made_key)
+                announce(self._loaded.settings, self._addresses, self._made_key)
+                self._notifier.ready()
         elif word == FAILED:
             process.problems = json.loads(value)
+        elif word == ANSWER:
+            process.answer(*json.loads(value))
 
     async def _watch(self) -> None:
         """Kill workers that have fallen silent.
@@ -253,6 +271,54 @@ class Supervisor:
                     _log.error("worker does not respond, killing it", extra=fields)
                     process.popen.kill()
 
+    # -- other settings
+
+    async def _reload(self) -> None:
+        """Read the settings again when we are asked to, until we stop."""
+        reloading = asyncio.create_task(self._reloader.run())
+        try:
+            await self._stopping.wait()
+        finally:
+            reloading.cancel()
+            await asyncio.gather(reloading, return_exceptions=True)
+
+    async def _apply(self, loaded: LoadedSettings) -> None:
+        """Have all workers go by these settings, or none. Raises ConfigurationError."""
+        prepared: set[Process] = set()
+        problems: dict[str, None] = {}
+        try:
+            async with asyncio.timeout(RELOAD_SECONDS):
+                # One that takes the place of another meanwhile has begun with those of before.
+                while not problems and (left := self._processes() - prepared):
+                    asked = [each.ask(partial(encode_settings, loaded)) for each in left]
+                    for answer in await asyncio.gather(*asked):
+                        problems |= dict.fromkeys(answer)
+                    prepared |= left
+        except TimeoutError:
+            problems["a worker did not answer in time"] = None
+        if problems:
+            self._tell_all(ABANDON)
+            raise ConfigurationError(list(problems))
+        # Since the last look at who is there nothing was awaited.
+        self._loaded = loaded
+        adopting = [each.ask(lambda number: b"%b %d" % (ADOPT, number)) for each in prepared]
+        configure_logging(loaded.settings.log.level, loaded.settings.log.format)
+        # One that does not answer hangs, and is replaced by one that begins with these.
+        if adopting:
+            await asyncio.wait(adopting, timeout=RELOAD_SECONDS)
+
+    def _processes(self) -> set[Process]:
+        return {each.process for each in self._workers if each.process is not None}
+
+    def _count(self, outcome: Outcome) -> None:
+        """Have one worker count it: theirs are the metrics, and they are added up."""
+        if outcome == "done":
+            self._read_at = time.time()
+        for worker in self._workers:
+            if worker.process is not None and worker.process.is_ready:
+                worker.process.tell(COUNT + b" " + outcome.encode())
+                return
+
     # -- the end
 
     def _on_signal(self) -> None:
@@ -264,6 +330,7 @@ class Supervisor:
     def _stop(self) -> None:
         """Have the workers drain. They have the addresses for themselves from now on."""
         self._stopping.set()
+        self._notifier.stopping()
         self._close_sockets()
         self._tell_all(DRAIN)
 
@@ -276,7 +343,7 @@ class Supervisor:
             if worker.process is not None:
                 worker.process.tell(order)
 
-    def _give_up(self, worker: _Worker, ending: _Ending) -> None:
+    def _give_up(self, worker: Worker, ending: Ending) -> None:
         """The daemon cannot begin: say why, once, and end it."""
         early = f"worker {worker.number} did not start: {ending.how}"
         for problem in ending.problems or (early,):
@@ -285,83 +352,8 @@ class Supervisor:
         self._stop()
         self._hurry()
 
-    def _judge(self, worker: _Worker, ending: _Ending) -> None:
+    def _judge(self, worker: Worker, ending: Ending) -> None:
         """Say what went wrong while a worker stopped; but one that never began fails unheard."""
-        if ending.how != _CLEANLY and ending.was_ready:
+        if ending.how != CLEANLY and ending.was_ready:
             _log.error("worker did not stop as it should", extra=ending.fields(worker))
             self._exit_status = 1
-
-
-class _Worker:
-    """One of the workers: a number, its sockets by listener, and the process that has them now."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.sockets: dict[str, list[socket.socket]] = {}
-        self.process: _Process | None = None
-
-    @property
-    def is_ready(self) -> bool:
-        return self.process is not None and self.process.is_ready
-
-    def descriptors(self) -> dict[str, list[int]]:
-        return {
-            listener: [each.fileno() for each in sockets]
-            for listener, sockets in self.sockets.items()
-        }
-
-
-class _Process:
-    """A process that is a worker, and what it has told us."""
-
-    def __init__(self, popen: subprocess.Popen[bytes], writer: asyncio.StreamWriter) -> None:
-        self.popen = popen
-        self._writer = writer
-        self.is_ready = False
-        self.silent_beats = 0
-        self.problems: list[str] = []
-
-    def tell(self, order: bytes) -> None:
-        self._writer.write(order + b"\n")
-
-    def hang_up(self) -> None:
-        self._writer.transport.abort()
-
-
-class _Ending(NamedTuple):
-    """How a worker's process ended, and what it said about that."""
-
-    pid: int | None
-    how: str
-    problems: tuple[str, ...]
-    was_ready: bool
-
-    def fields(self, worker: _Worker) -> dict[str, object]:
-        """For the log."""
-        fields: dict[str, object] = {"worker": worker.number, "pid": self.pid, "ended": self.how}
-        return fields | ({"reason": "; ".join(self.problems)} if self.problems else {})
-
-
-def _start(worker: _Worker, control: socket.socket) -> subprocess.Popen[bytes]:
-    """Start a worker's process. Raises OSError."""
-    descriptors = [control.fileno(), *chain.from_iterable(worker.descriptors().values())]
-    arguments = [str(control.fileno()), json.dumps(sys.path)]
-    # A signal to the whole group must not end the process before it can ignore it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, *arguments],
-            stdin=subprocess.DEVNULL,
-            pass_fds=descriptors,
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _describe(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"signal {signal.Signals(-status).name}"
-    except ValueError:  # a real-time signal
-        return f"signal {-status}"

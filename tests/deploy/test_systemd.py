@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -117,11 +117,11 @@ async def test_sockets_come_from_systemd(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def _daemon(
-    listening: socket.socket, folder: Path
+    listening: socket.socket, folder: Path, environ: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         *(str(MESSAGEBUSD), "serve", "--listen", f"fd:{listening.fileno()}"),
-        env={**os.environ, "MESSAGEBUSD_API__KEY": "k" * 32},
+        env={**os.environ, "MESSAGEBUSD_API__KEY": "k" * 32, **(environ or {})},
         cwd=folder,
         pass_fds=[listening.fileno()],
         stderr=asyncio.subprocess.DEVNULL,
@@ -148,3 +148,26 @@ async def test_nobody_is_refused_while_it_restarts(tmp_path: Path) -> None:
                 waiting = asyncio.create_task(other.post(poll))
                 async with _daemon(listening, tmp_path):
                     assert (await waiting).status_code == 200
+
+
+async def test_the_manager_is_told_what_the_unit_waits_for(tmp_path: Path) -> None:
+    """The unit waits for ``READY=1``, and replaces what feeds its watchdog no more."""
+    unit = (DEPLOY / "messagebusd.service").read_text()
+    assert "\nType=notify\n" in unit
+    assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in unit
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        loop = asyncio.get_running_loop()
+        told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+        async with _daemon(listening, tmp_path, told) as process, asyncio.timeout(START_SECONDS):
+            assert (await loop.sock_recv(manager, 1000)).startswith(b"READY=1\n")
+            for _ in range(2):
+                assert await loop.sock_recv(manager, 1000) == b"WATCHDOG=1"
+            process.send_signal(signal.SIGTERM)
+            while not (await loop.sock_recv(manager, 1000)).startswith(b"STOPPING=1\n"):
+                pass
+            assert await process.wait() == 0

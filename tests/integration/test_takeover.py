@@ -20,9 +20,11 @@ from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
 from messagebusd.connection import CloseReason
 from messagebusd.http import takeover
-from messagebusd.http.app import public_app, runner
+from messagebusd.http.app import application, runner
+from messagebusd.http.call import through_aiohttp
 from messagebusd.http.cors import CorsPolicy
 from messagebusd.http.front import Front, Route, routes
+from messagebusd.http.limits import PollGate
 from messagebusd.http.middleware import Errors
 from messagebusd.http.poll import PollDoor
 from messagebusd.http.proxies import TrustedProxies
@@ -65,9 +67,11 @@ class World:
             settings,
             PublishRules(),
             SiteMap({}),
+            PollGate(settings, TrustedProxies(())),
         )
         errors = Errors(self.metrics)
-        app = public_app("/message-bus/", door, errors, settings.max_body, lambda: False)
+        app = application(errors, lambda: False)
+        app.router.add_route("*", "/message-bus/{path:.*}", through_aiohttp(door.handle))
         self._polls = Route(door.handle, door.is_immediate)
         self._errors = errors
         self._runner = runner(app, self.metrics, 5.0)

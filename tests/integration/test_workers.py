@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from messagebusd.settings import Settings
+from messagebusd.settings import LoadedSettings, Settings
 from messagebusd.supervisor import supervisor
 from tests.conftest import StartDaemon
 from tests.support.daemon import Daemon, DaemonError
@@ -401,7 +401,9 @@ async def test_a_worker_that_does_not_turn_is_killed_and_replaced(
     def errors() -> list[str]:
         return [each.msg for each in caplog.records if each.levelname == "ERROR"]
 
-    running = asyncio.create_task(supervisor.Supervisor(settings, tmp_path).run())
+    loaded = LoadedSettings(settings, {}, ())
+    boss = supervisor.Supervisor(loaded, lambda: loaded, tmp_path)
+    running = asyncio.create_task(boss.run())
     await until(lambda: len(ready()) == WORKERS)
     before = ready()
     with monkeypatch.context() as patience:

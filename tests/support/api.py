@@ -30,7 +30,7 @@ from messagebusd.bus import MessageBus
 from messagebusd.errors import StoreUnavailable
 from messagebusd.http import openapi
 from messagebusd.http.api import PREFIX, Api
-from messagebusd.http.app import internal_app, runner
+from messagebusd.http.app import application, runner
 from messagebusd.http.auth import Key, KeyRing, digest
 from messagebusd.http.middleware import Errors
 from messagebusd.http.openapi_parts import ITEM_SCHEMA
@@ -129,7 +129,7 @@ class ApiServer:
             PollLimits(),
             **{"body_timeout": WAIT_SECONDS, **options},
         )
-        app = internal_app(Errors(self.metrics), 2**18, lambda: False)
+        app = application(Errors(self.metrics), lambda: False)
         app.add_routes(api.routes())
         self._runner = runner(app, self.metrics, 1.0)
         self.url = ""

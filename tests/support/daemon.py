@@ -120,8 +120,7 @@ class Daemon:
         Raises DaemonError, with what it wrote, when it ends or is not ready in time.
         """
         assert not self.running, "already started"
-        path = self.folder / "bus.toml"
-        path.write_text(to_toml(self._config), encoding="utf-8")
+        path = self.configure()
         self._ready.clear()
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -157,6 +156,28 @@ class Daemon:
                 f"the daemon was not ready within {within} s, exit code {process.returncode}:\n"
                 f"{self.output()}"
             )
+
+    def configure(self, config: Config | None = None) -> Path:
+        """Write its configuration file, with other settings if there are any."""
+        if config is not None:
+            self._config = _with_defaults(config, self.key)
+        path = self.folder / "bus.toml"
+        path.write_text(to_toml(self._config), encoding="utf-8")
+        return path
+
+    async def reload(self, config: Config) -> bool:
+        """Have it read other settings with SIGHUP; whether they are in force."""
+        self.configure(config)
+        before = len(self.log)
+        self.signal(signal.SIGHUP)
+        async with asyncio.timeout(START_SECONDS):
+            while True:
+                for line in self.log[before:]:
+                    if line["message"] == "settings reloaded":
+                        return True
+                    if line["message"].startswith("settings not reloaded"):
+                        return False
+                await asyncio.sleep(0.01)
 
     async def stop(self, within: float = STOP_SECONDS) -> int:
         """Ask it to stop with SIGTERM and return its exit code; -9 when it had to be killed."""

@@ -7,9 +7,11 @@ import logging
 from typing import Any
 
 from messagebusd.backends.postgres import PostgresBackend
+from messagebusd.notify import Notifier
+from messagebusd.reloading import Reloader
 from messagebusd.server import Server
-from messagebusd.settings import load_settings
-from tests.support.daemon import STOP_SECONDS, Daemon, to_toml
+from messagebusd.settings import LoadedSettings, load_settings
+from tests.support.daemon import STOP_SECONDS, Config, Daemon
 
 
 class HostedDaemon(Daemon):
@@ -21,13 +23,29 @@ class HostedDaemon(Daemon):
     _server: Server | None = None
 
     async def start(self, within: float = 0) -> None:
-        path = self.folder / "bus.toml"
-        path.write_text(to_toml(self._config), encoding="utf-8")
+        path = self.configure()
         self._errors = _Errors()
         logging.getLogger("messagebusd").addHandler(self._errors)
-        self._server = Server(load_settings(path, self._env, {}).settings)
-        await self._server.start()
-        self.addresses = dict(self._server.addresses)
+        loaded = load_settings(path, self._env, {})
+        self._server = server = Server(loaded.settings, sources=loaded.sources)
+        await server.start()
+        self.addresses = dict(server.addresses)
+
+        async def apply(changed: LoadedSettings) -> None:
+            await server.prepare(changed)
+            server.adopt()
+
+        self._reloader = Reloader(
+            loaded,
+            lambda: load_settings(path, self._env, {}),
+            apply,
+            server.metrics.config_reloaded,
+            Notifier(),
+        )
+
+    async def reload(self, config: Config) -> bool:
+        self.configure(config)
+        return await self._reloader.reload() == "done"
 
     async def stop(self, within: float = STOP_SECONDS) -> int:
         server, self._server = self._server, None

@@ -238,3 +238,18 @@ def test_nobody_but_the_page_asks(wall: Wall, headers: Mapping[str, str]) -> Non
 )
 def test_the_page_asks(headers: Mapping[str, str]) -> None:
     require_page(request(**headers))
+
+
+def test_a_session_ends_with_its_key_or_when_that_changes(wall: Wall) -> None:
+    ring = KeyRing((KEY,), wall)
+    sessions = Sessions(ring, SECRET, wall)
+    session, cookie = log_in(sessions)
+    assert sessions.is_valid(session)
+    ring.adopt(KeyRing((KEY, Key("other", digest("other"))), wall))
+    assert sessions.is_valid(session)
+    ring.adopt(KeyRing((Key("forum", digest("the key"), frozenset({"read"})),), wall))
+    assert not sessions.is_valid(session)  # what it follows it may follow no longer
+    assert sessions.identify(request(cookie)).scopes == {"read"}
+    ring.adopt(KeyRing((), wall))
+    with pytest.raises(Unauthorized):
+        sessions.identify(request(cookie))

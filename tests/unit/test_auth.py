@@ -10,7 +10,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from messagebusd.errors import ConfigurationError, Forbidden, Unauthorized
+from messagebusd.errors import ConfigurationError, Forbidden, RateLimited, Unauthorized
 from messagebusd.http import auth
 from messagebusd.http.auth import ChannelPatterns, Key, KeyRing
 from messagebusd.settings import ApiSettings
@@ -230,3 +230,55 @@ def test_matching_is_quick_whatever_the_name() -> None:
     """Hours, if all ways to place the stars were tried."""
     assert "/a" * 250 not in ChannelPatterns(["/*" * 30 + "x"])
     assert "/a" * 250 + "/x" in ChannelPatterns(["/*" * 30 + "x"])
+
+
+# -- other settings
+
+
+def known(keys, token):
+    return keys.identify(asking(f"Bearer {token}"))
+
+
+def test_keys_come_and_go_while_others_stay():
+    keys = ring(keys=[configured("a"), configured("b")])
+    a, b = known(keys, "a-token"), known(keys, "b-token")
+    keys.adopt(ring(keys=[configured("b"), configured("c")]))
+    with pytest.raises(Unauthorized):
+        known(keys, "a-token")
+    assert known(keys, "c-token").name == "c"
+    assert not keys.is_valid(a)
+    assert keys.is_valid(b)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scopes": ["read", "publish"]},
+        {"channels": ["/a"]},
+        {"sites": ["s"]},
+        {"expires": datetime(2029, 1, 1, tzinfo=UTC)},
+        {"token": "another"},
+    ],
+)
+def test_a_key_that_may_do_something_else_is_no_longer_the_same(change):
+    keys = ring(keys=[configured("a")])
+    key = known(keys, "a-token")
+    keys.adopt(ring(keys=[configured("a", rate="5/s")]))
+    assert keys.is_valid(key)
+    keys.adopt(ring(keys=[configured("a", **change)]))
+    assert not keys.is_valid(key)
+
+
+def test_a_key_keeps_what_it_has_used_of_its_allowance():
+    for change in ({}, {"token": "rotated"}, {"name": "renamed", "token": "a-token"}):
+        keys = ring(key="single", key_rate="3/h", keys=[configured("a", rate="3/h")])
+        known(keys, "single").count(3)
+        known(keys, "a-token").count(2)
+        new = configured("a", rate="4/h") | change
+        keys.adopt(ring(key="single", key_rate="3/h", keys=[new]))
+        with pytest.raises(RateLimited):
+            known(keys, "single").count(1)
+        key = known(keys, new["token"])
+        key.count(2)
+        with pytest.raises(RateLimited):
+            key.count(1)

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from messagebusd import __version__
 from messagebusd.cli import main
-from messagebusd.settings import Settings, load_settings
+from messagebusd.settings import LoadedSettings, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -132,15 +132,16 @@ def test_key_makes_a_key_that_the_configuration_takes(tmp_path: Path) -> None:
 
 
 class FakeServer(ModuleType):
-    """Stands for ``messagebusd.server``."""
+    """Stands for ``messagebusd.alone``."""
 
     def __init__(self) -> None:
-        super().__init__("messagebusd.server")
+        super().__init__("messagebusd.alone")
         self.settings: Settings | None = None
         self.exit_code = 0
 
-    def run(self, settings: Settings, *, sources: Mapping[str, str]) -> int:
-        self.settings = settings
+    def run(self, loaded: LoadedSettings, load: Callable[[], LoadedSettings]) -> int:
+        assert load() == loaded
+        self.settings = loaded.settings
         logging.getLogger("messagebusd.server").info("ready")
         return self.exit_code
 
@@ -148,8 +149,8 @@ class FakeServer(ModuleType):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     fake = FakeServer()
-    monkeypatch.setitem(sys.modules, "messagebusd.server", fake)
-    monkeypatch.setattr("messagebusd.server", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "messagebusd.alone", fake)
+    monkeypatch.setattr("messagebusd.alone", fake, raising=False)
     return fake
 
 

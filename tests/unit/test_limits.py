@@ -274,3 +274,25 @@ def test_an_end_without_a_message_gives_back_nothing() -> None:
     connection, _, _ = parked(bucket)
     connection.connection_lost(None)  # cut by the client
     assert bucket.take() > 0.0
+
+
+def test_other_settings_are_no_fresh_allowance() -> None:
+    world = World(client_rate="2/20s", address_rate="3/20s")
+    world.enter("a")
+    world.enter("a")
+    world.refused("a")
+
+    def adopt(**settings: Any) -> None:
+        world.gate.adopt(PollSettings.model_validate({"client_rate": "0", **settings}), PROXIES)
+
+    adopt(client_rate="2/20s", address_rate="3/20s")
+    world.refused("a")
+    adopt(client_rate="3/20s", address_rate="4/20s")  # that poll was counted for the address
+    world.enter("a")
+    world.refused("a")
+    adopt()
+    for _ in range(10):
+        world.enter("a")
+    adopt(client_rate="1/20s")
+    world.enter("a")
+    world.refused("a")

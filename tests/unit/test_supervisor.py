@@ -20,7 +20,14 @@ from messagebusd.errors import ConfigurationError
 from messagebusd.listeners import bind, make_key, shown_address
 from messagebusd.metrics import Metrics, forget_worker
 from messagebusd.protocol.requests import Mode
-from messagebusd.settings import FdAddress, Settings, TcpAddress, UnixAddress, load_settings
+from messagebusd.settings import (
+    FdAddress,
+    LoadedSettings,
+    Settings,
+    TcpAddress,
+    UnixAddress,
+    load_settings,
+)
 from messagebusd.supervisor.assignment import Assignment, Place, receive_assignment
 from messagebusd.supervisor.supervisor import pause_before_restart
 
@@ -36,12 +43,12 @@ def test_workers_need_a_store_that_they_can_share() -> None:
     assert load_settings(None, environ, {}).settings.server.workers == 2
 
 
-@pytest.mark.parametrize(("workers", "chosen"), [("1", "server"), ("2", "supervisor")])
+@pytest.mark.parametrize(("workers", "chosen"), [("1", "alone"), ("2", "supervisor")])
 def test_serve_needs_a_supervisor_for_several(
     monkeypatch: pytest.MonkeyPatch, workers: str, chosen: str
 ) -> None:
     called = []
-    for name in ("server", "supervisor.supervisor"):
+    for name in ("alone", "supervisor.supervisor"):
         fake = ModuleType(name)
         monkeypatch.setattr(
             fake, "run", lambda *_, name=name, **__: called.append(name) or 3, False
@@ -80,13 +87,14 @@ def test_an_assignment_arrives_whole() -> None:
         }
     )
     place = Place(2, Path("/tmp/x"), {"public": [7, 8]}, "mb_made", b"signs")
-    content = Assignment(settings, place, {"api.key": "bus.toml:2"}).encode()
+    loaded = LoadedSettings(settings, {"api.key": "bus.toml:2"}, ())
+    content = Assignment(loaded, place).encode()
     assert len(content) > 2**18  # more than a socket takes at once
     ours, theirs = socket.socketpair()
     with ours, theirs:
         sending = threading.Thread(target=ours.sendall, args=(content + b"drain\n",))
         sending.start()
-        assert receive_assignment(theirs) == (settings, place, {"api.key": "bus.toml:2"})
+        assert receive_assignment(theirs) == (loaded, place)
         assert theirs.recv(100) == b"drain\n"
         sending.join()
 

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,10 +87,11 @@ class Readiness(Protocol):
 
 
 class AdminDoor:
-    """Serves the page. Times in seconds, ``clock`` is monotonic.
+    """Serves the page. ``body_timeout`` is in seconds.
 
     ``calls`` are the API's routes, served by doors that ask ``sessions`` whose request it is;
-    ``settings`` are rows of a key, its value as it may be shown, and its source.
+    ``settings`` are rows of a key, its value as it may be shown, and its source; ``attempts`` to
+    log in are counted by address.
     """
 
     def __init__(
@@ -102,9 +104,9 @@ class AdminDoor:
         siblings: Siblings,
         proxies: TrustedProxies,
         settings: Sequence[tuple[str, str, str]],
+        attempts: Buckets,
         *,
         body_timeout: float,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ring = ring
         self._sessions = sessions
@@ -115,33 +117,34 @@ class AdminDoor:
         self._proxies = proxies
         self._settings = settings
         self._body_timeout = body_timeout
-        self._attempts = Buckets(LOGIN_ATTEMPTS, LOGIN_SECONDS, clock)
+        self._attempts = attempts
 
-    def add_to(self, app: web.Application) -> None:
-        """Serve the page with this application."""
+    def attend(self, app: web.Application) -> None:
+        """Have this application, which serves the page, know and show who is logged in."""
         app.on_startup.append(self._learn)
         app.on_response_prepare.append(self._protect)
-        app.add_routes(
-            [
-                web.get(PATH.rstrip("/"), _to_page),
-                *(web.get(PATH + name, _file(*file)) for name, file in _files().items()),
-                web.post(_SESSION, self._log_in),
-                web.get(_SESSION, self._who),
-                web.delete(_SESSION, self._log_out),
-                web.get(f"{CALLS}samples", self._samples),
-                web.get(f"{CALLS}health", self._show_health),
-                web.get(f"{CALLS}settings", self._show_settings),
-                *(
-                    web.RouteDef(
-                        each.method,
-                        CALLS + each.path.removeprefix(API),
-                        self._noted(each.handler),
-                        each.kwargs,
-                    )
-                    for each in self._calls
-                ),
-            ]
-        )
+
+    def routes(self) -> list[web.RouteDef]:
+        """What an application has to serve."""
+        return [
+            web.get(PATH.rstrip("/"), _to_page),
+            *(web.get(PATH + name, _file(*file)) for name, file in _files().items()),
+            web.post(_SESSION, self._log_in),
+            web.get(_SESSION, self._who),
+            web.delete(_SESSION, self._log_out),
+            web.get(f"{CALLS}samples", self._samples),
+            web.get(f"{CALLS}health", self._show_health),
+            web.get(f"{CALLS}settings", self._show_settings),
+            *(
+                web.RouteDef(
+                    each.method,
+                    CALLS + each.path.removeprefix(API),
+                    self._noted(each.handler),
+                    each.kwargs,
+                )
+                for each in self._calls
+            ),
+        ]
 
     def sibling_routes(self) -> list[web.RouteDef]:
         """What only the other workers may ask."""
@@ -304,6 +307,7 @@ async def _to_page(request: web.Request) -> web.Response:
     return web.Response(status=308, headers={"Location": "admin/"})
 
 
+@cache
 def _files() -> dict[str, tuple[bytes, str]]:
     """The page's files by their path below ours, read once."""
     files = {
@@ -313,6 +317,11 @@ def _files() -> dict[str, tuple[bytes, str]]:
     }
     files[""] = files.pop("index.html")
     return files
+
+
+def login_attempts(clock: Callable[[], float] = time.monotonic) -> Buckets:
+    """The allowances of those who try to log in. ``clock`` is monotonic."""
+    return Buckets(LOGIN_ATTEMPTS, LOGIN_SECONDS, clock)
 
 
 def _file(content: bytes, content_type: str) -> Handler:

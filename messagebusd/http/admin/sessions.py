@@ -143,9 +143,9 @@ class Sessions(KeyRing):
         raise Unauthorized("log in first, or again: this session has ended")
 
     def is_valid(self, key: Key) -> bool:
-        """Whether the key has not expired and its session has not ended."""
+        """Whether the key, which is somebody's who is logged in, is valid and has not ended."""
         ended = isinstance(key, SessionKey) and self._is_ended(key.session, key.began_at)
-        return not ended and super().is_valid(key)
+        return not ended and self._ring.is_valid(key)
 
     def needs_renewal(self, key: SessionKey, request: Headed) -> bool:
         """Whether somebody does something, and has not been seen doing so just now."""

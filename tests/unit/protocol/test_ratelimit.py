@@ -144,3 +144,26 @@ def test_a_flood_of_names_frees_nobody_and_locks_out_nobody() -> None:
     # Once there is room again, newcomers are counted again.
     assert taken(buckets.of("later")) == 5
     assert taken(buckets.of("later")) == 0
+
+
+# -- other settings
+
+
+@pytest.mark.parametrize(
+    ("used", "amount", "seconds", "left"),
+    [(0, 10, 20.0, 10), (3, 10, 20.0, 7), (3, 5, 20.0, 2), (5, 5, 10.0, 0), (8, 5, 20.0, 0)],
+)
+def test_what_was_used_of_an_allowance_counts_for_another(
+    used: int, amount: int, seconds: float, left: int
+) -> None:
+    clock = FakeClock()
+    buckets = Buckets(8, 8.0, clock)
+    bucket = buckets.of("a")
+    for _ in range(used):
+        assert bucket.take() == 0.0
+    buckets.change(amount, seconds)
+    assert taken(buckets.of("a")) == left
+    assert taken(buckets.of("newcomer")) == amount
+    assert bucket is buckets.of("a") or not used  # whoever holds it can give back
+    clock.advance(seconds)  # and never is it more than all of it that is missing
+    assert taken(buckets.of("a")) == amount

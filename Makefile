@@ -1,5 +1,5 @@
 # Run `make` for a list. Everything lives in .venv and node_modules; system packages (real Redis,
-# PostgreSQL, nginx and Chromium for the tests) come from Debian.
+# PostgreSQL, nginx, Chromium and Firefox for the tests) come from Debian.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash

@@ -63,6 +63,15 @@ clients: $(BUNDLE) ## Build the clients; the daemon serves the browser's from me
 clients-test: install ## Run the clients' own tests
 	cd $(CLIENT) && npm test
 
+DOCS ?= build/docs
+.PHONY: clients-docs
+clients-docs: install ## Build the references of the clients into build/docs; fails where something lacks its own
+	cd $(CLIENT) && npm run --silent docs -- --out $(abspath $(DOCS))/typescript
+	$(BIN)/ruff check --quiet --select D101,D102,D103 clients/python/messagebus_client
+	cd clients/python && $(abspath $(BIN))/python -W error -m pdoc messagebus_client --output-directory $(abspath $(DOCS))/python
+	rdoc --quiet --coverage-report clients/ruby/lib
+	rdoc --quiet --main README.md --root clients/ruby --output $(DOCS)/ruby clients/ruby/lib clients/ruby/README.md
+
 .PHONY: packages
 packages: ## Install the system packages that the tests need (asks for sudo unless root)
 	@deploy/install-test-packages.sh
@@ -117,4 +126,4 @@ build: install ## Build wheels and sdists of daemon and Python client into dist/
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf $(VENV) node_modules messagebusd/browser dist $(addprefix $(CLIENT)/,node_modules dist build) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) node_modules messagebusd/browser dist build $(addprefix $(CLIENT)/,node_modules dist build) .mypy_cache .ruff_cache .pytest_cache .hypothesis

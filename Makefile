@@ -1,5 +1,5 @@
 # Run `make` for a list. Everything lives in .venv and node_modules; system packages (real Redis,
-# PostgreSQL, nginx and Chromium for the tests) come from Debian.
+# PostgreSQL, nginx, Chromium and Firefox for the tests) come from Debian.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -67,6 +67,15 @@ clients: $(BUNDLE) ## Build the clients; the daemon serves the browser's from me
 clients-test: install ## Run the clients' own tests
 	cd $(CLIENT) && npm test
 
+DOCS ?= build/docs
+.PHONY: clients-docs
+clients-docs: install ## Build the references of the clients into build/docs; fails where something lacks its own
+	cd $(CLIENT) && npm run --silent docs -- --out $(abspath $(DOCS))/typescript
+	$(BIN)/ruff check --quiet --select D101,D102,D103 clients/python/messagebus_client
+	cd clients/python && $(abspath $(BIN))/python -W error -m pdoc messagebus_client --output-directory $(abspath $(DOCS))/python
+	rdoc --quiet --coverage-report clients/ruby/lib
+	rdoc --quiet --main README.md --root clients/ruby --output $(DOCS)/ruby clients/ruby/lib clients/ruby/README.md
+
 .PHONY: packages
 packages: ## Install the system packages that the tests need (asks for sudo unless root)
 	@deploy/install-test-packages.sh
@@ -125,4 +134,4 @@ build: install ## Build wheels and sdists of daemon and Python client into dist/
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf $(VENV) node_modules messagebusd/browser dist $(addprefix $(CLIENT)/,node_modules dist build) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) node_modules messagebusd/browser dist build $(addprefix $(CLIENT)/,node_modules dist build) .mypy_cache .ruff_cache .pytest_cache .hypothesis

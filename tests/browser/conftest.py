@@ -1,6 +1,7 @@
-"""One browser, one daemon and one nginx for all tests here, and a fresh page for each.
+"""The browsers, one daemon and one nginx for all tests here, and a fresh page for each.
 
-All of it lives in one event loop, the session's. The tests use channels of their own.
+Tests run in Chromium, and some of them in Firefox as well: tests/browser/matrix.py. All of it lives
+in one event loop, the session's. The tests use channels of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext
 
 from tests.browser.page import BusPage, open_page
-from tests.support.chromium import chromium
+from tests.support.browsers import BrowserName, Browsers, open_browsers
 from tests.support.daemon import Daemon
 from tests.support.nginx import Nginx
 
@@ -29,9 +30,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
+async def browsers() -> AsyncIterator[Browsers]:
+    async with open_browsers() as browsers:
+        yield browsers
+
+
+@pytest.fixture
+def browser_name() -> BrowserName:
+    """Which browser a test runs in, unless it is marked for others as well."""
+    return "chromium"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def browser(browsers: Browsers, browser_name: BrowserName) -> Browser:
+    return await browsers.get(browser_name)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -62,6 +62,7 @@ class Poll:
 
     @property
     def channels(self) -> set[str]:
+        """In Chromium only: other browsers do not tell bodies."""
         return {name for name, _ in parse_qsl(self.request.post_data or "")} - {"__seq"}
 
     @property
@@ -81,6 +82,7 @@ class BusPage:
     page: Page
     polls: list[Poll] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _in_front: Page | None = None
 
     async def start(self, positions: dict[str, int], **settings: object) -> None:
         """Change settings of the client, subscribe, and send the first poll."""
@@ -101,6 +103,35 @@ class BusPage:
 
     async def unsubscribe(self, channel: str) -> None:
         await self.page.evaluate("channel => MessageBus.unsubscribe(channel)", channel)
+
+    async def hide(self) -> None:
+        """Have it hidden, as behind another tab (how: tests/browser/matrix.py)."""
+        browser = self.page.context.browser
+        assert browser is not None
+        if browser.browser_type.name == "firefox":
+            async with self.page.context.expect_page() as opened:
+                await self.page.evaluate("void open('about:blank')")
+            self._in_front = await opened.value
+        else:
+            await self._say_hidden(True)
+        await self.page.wait_for_function("document.hidden", polling=20)
+
+    async def show(self) -> None:
+        """Have it shown again."""
+        if self._in_front is not None:
+            await self._in_front.close()
+        else:
+            await self._say_hidden(False)
+        await self.page.wait_for_function("!document.hidden", polling=20)
+
+    async def _say_hidden(self, hidden: bool) -> None:
+        await self.page.evaluate(
+            """hidden => {
+                Object.defineProperty(document, "hidden", {configurable: true, get: () => hidden});
+                document.dispatchEvent(new Event("visibilitychange"));
+            }""",
+            hidden,
+        )
 
     def changed(self) -> None:
         """Wake up whoever waits in ``until``."""

@@ -1,6 +1,7 @@
 """The tables of the original client's README, for the original and for ours: one suite.
 
-What pages rely on is in here. Where the two differ on purpose, a test says so by name.
+What pages rely on is in here; what a browser has a part in runs in all of them. Where the two
+differ on purpose, a test says so by name.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.async_api import BrowserContext
 
+from tests.browser.matrix import in_every_browser
 from tests.browser.page import BusPage, Client, open_page
 from tests.support.daemon import Daemon
 
@@ -114,6 +116,7 @@ async def test_always_long_poll(opened: Open, channel: str) -> None:
     assert poll.asks_to_stream
 
 
+@in_every_browser
 async def test_hidden(opened: Open, channel: str) -> None:
     page = await opened(HIDDEN)
     await page.start({channel: -1}, backgroundCallbackInterval=60_000)
@@ -151,6 +154,7 @@ async def test_base_url(opened: Open, channel: str) -> None:
     assert page.polls[0].request.url.endswith("/poll")
 
 
+@in_every_browser
 async def test_headers(opened: Open, channel: str) -> None:
     page = await opened()
     await page.start({channel: -1}, headers={"X-Foo": "bar"})
@@ -167,6 +171,7 @@ async def test_enable_chunked_encoding(opened: Open, channel: str) -> None:
     assert page.polls[0].asks_to_wait
 
 
+@in_every_browser
 @pytest.mark.parametrize("chunked", [True, False], ids=["streaming", "long-polling"])
 async def test_ajax(bus: Daemon, opened: Open, channel: str, chunked: bool) -> None:
     """A page may wrap the function that sends polls, as it may jQuery's."""
@@ -188,7 +193,7 @@ async def test_ajax(bus: Daemon, opened: Open, channel: str, chunked: bool) -> N
     await bus.publish(channel, 1)
     await page.wait_for(1)
     await page.subscribe(f"{channel}/other")
-    await page.until(lambda: len(page.polls) > 1 and len(page.polls[-1].channels) == 2)
+    await page.page.wait_for_function("seen.length > 1 && Object.keys(seen.at(-1).data).length > 2")
     assert page.polls[0].request.headers["x-wrapped"] == "yes"
     seen: list[dict[str, Any]] = await page.page.evaluate("JSON.parse(JSON.stringify(seen))")
     assert seen[0]["type"] == "POST"
@@ -201,6 +206,7 @@ async def test_ajax(bus: Daemon, opened: Open, channel: str, chunked: bool) -> N
     assert ("Dont-Chunk" in seen[0]["headers"]) == (not chunked)
 
 
+@in_every_browser
 async def test_defaults(opened: Open) -> None:
     page = await opened()
     fresh: dict[str, Any] = await page.page.evaluate(
@@ -315,6 +321,7 @@ async def test_unsubscribe(opened: Open) -> None:
     ]
 
 
+@in_every_browser
 async def test_pause_and_resume(bus: Daemon, opened: Open, channel: str) -> None:
     page = await opened()
     await page.start({channel: 0})
@@ -334,6 +341,7 @@ async def test_pause_and_resume(bus: Daemon, opened: Open, channel: str) -> None
     assert await page.data() == [1, 2]
 
 
+@in_every_browser
 async def test_stop_and_start(bus: Daemon, opened: Open, channel: str) -> None:
     page = await opened()
     await page.start({channel: 0})

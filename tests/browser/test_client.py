@@ -1,4 +1,4 @@
-"""The unmodified message-bus.js in Chromium, straight at the daemon and through nginx."""
+"""The unmodified message-bus.js in every browser, straight at the daemon and through nginx."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from tests.browser.conftest import OpenPage
+from tests.browser.matrix import every_way
 from tests.browser.page import TIMEOUT_SECONDS, BusPage
 from tests.support.daemon import Daemon
 
@@ -34,6 +35,7 @@ async def assert_nothing_more(page: BusPage, bus: Daemon, channel: str) -> None:
     assert await page.data(channel) == [*before, "the last one"]
 
 
+@every_way
 async def test_streaming(bus: Daemon, origin: str, open_bus_page: OpenPage, channel: str) -> None:
     page = await open_bus_page(origin)
     await page.start({channel: -1})
@@ -51,6 +53,7 @@ async def test_streaming(bus: Daemon, origin: str, open_bus_page: OpenPage, chan
     assert await page.data() == [1, 2, 3, 4, 5]
 
 
+@every_way
 async def test_a_burst_while_streaming(
     bus: Daemon, origin: str, open_bus_page: OpenPage, channel: str
 ) -> None:
@@ -69,6 +72,7 @@ async def test_a_burst_while_streaming(
     assert len(page.polls) == 1
 
 
+@every_way
 async def test_long_polling(
     bus: Daemon, origin: str, open_bus_page: OpenPage, channel: str
 ) -> None:
@@ -91,6 +95,7 @@ async def test_long_polling(
     await assert_nothing_more(page, bus, channel)
 
 
+@every_way
 async def test_polling(bus: Daemon, origin: str, open_bus_page: OpenPage, channel: str) -> None:
     page = await open_bus_page(origin)
     await page.start({channel: -1}, **POLLING)
@@ -204,6 +209,7 @@ async def test_subscribing_and_unsubscribing_while_polling(
     assert await page.data(added) == ["before", "meanwhile"]
 
 
+@every_way
 @every_mode
 async def test_subscribing_elsewhere_loses_nothing(
     bus: Daemon,
@@ -243,6 +249,7 @@ async def wait_until_parked(bus: Daemon, count: int) -> None:
             await asyncio.sleep(0.02)
 
 
+@every_way
 @pytest.mark.parametrize(
     "mode",
     [pytest.param(STREAMING, id="streaming"), pytest.param(LONG_POLLING, id="long-polling")],

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from playwright.async_api import BrowserContext, Page
 
+from tests.browser.matrix import in_every_browser
 from tests.browser.page import ADAPTER, CLIENT, TIMEOUT_SECONDS
 from tests.support.daemon import Daemon
 
@@ -66,6 +67,7 @@ def config(forum: str, **poll: Any) -> dict[str, Any]:
     return {"cors": {"allow_origins": [forum]}, "poll": poll}
 
 
+@in_every_browser
 async def test_the_client_streams_from_another_origin(
     tmp_path: Path, context: BrowserContext, forum: str
 ) -> None:
@@ -85,6 +87,7 @@ async def test_the_client_streams_from_another_origin(
         await page.wait_for_function("received.includes('hello')")
 
 
+@in_every_browser
 async def test_a_page_can_read_that_it_is_to_come_back_later(
     tmp_path: Path, context: BrowserContext, forum: str
 ) -> None:
@@ -119,6 +122,7 @@ async def test_a_browser_asks_once_whether_it_may(
         assert sorted(methods) == ["OPTIONS", "POST", "POST", "POST"]
 
 
+@in_every_browser
 async def test_a_stranger_reads_nothing(
     tmp_path: Path, context: BrowserContext, forum: str, stranger: str
 ) -> None:

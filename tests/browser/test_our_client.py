@@ -1,4 +1,7 @@
-"""The client that the daemon serves, in Chromium: what the original never had."""
+"""The client that the daemon serves, in every browser: what the original never had.
+
+Everything goes through nginx.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from playwright.async_api import BrowserContext, Error
 
+from tests.browser.conftest import origin_of
+from tests.browser.matrix import in_every_browser
 from tests.browser.page import TIMEOUT_SECONDS, BusPage, Client, open_page
 from tests.browser.proxies import buffering_proxy
 from tests.browser.relay import Relay
 from tests.support.daemon import Daemon
-from tests.support.nginx import Nginx
+
+pytestmark = in_every_browser
 
 # What the client tells is kept, from the first moment on.
 NOTE_EVENTS = """() => {
@@ -71,6 +77,11 @@ async def until_parked(bus: Daemon, channel: str, count: int) -> list[dict[str, 
     return clients
 
 
+@pytest.fixture
+def way() -> str:
+    return "nginx"
+
+
 # -- transports -----------------------------------------------------------------------------------
 
 
@@ -80,9 +91,9 @@ async def until_parked(bus: Daemon, channel: str, count: int) -> list[dict[str, 
     ids=["fetch", "no-fetch", "fetch-without-streams"],
 )
 async def test_streaming(
-    bus: Daemon, context: BrowserContext, nginx: Nginx, channel: str, before: str, transport: str
+    bus: Daemon, context: BrowserContext, origin: str, channel: str, before: str, transport: str
 ) -> None:
-    page = await open_ours(context, nginx.url, before)
+    page = await open_ours(context, origin, before)
     await page.start({channel: 0})
     await state(page, "connected", mode="streaming", transport=transport)
     expected: list[object] = []
@@ -99,9 +110,9 @@ async def test_streaming(
 
 
 async def test_no_wait_after_subscribing(
-    bus: Daemon, context: BrowserContext, channel: str
+    bus: Daemon, context: BrowserContext, origin: str, channel: str
 ) -> None:
-    page = await open_ours(context, bus.url)
+    page = await open_ours(context, origin)
     # The original without jQuery waits for callbackInterval.
     await page.start({channel: -1}, callbackInterval=60_000)
     await state(page, "connected")
@@ -114,9 +125,11 @@ async def test_no_wait_after_subscribing(
 # -- networks -------------------------------------------------------------------------------------
 
 
-async def test_a_proxy_that_buffers(bus: Daemon, context: BrowserContext, channel: str) -> None:
-    async with buffering_proxy(bus.url) as origin:
-        page = await open_ours(context, origin)
+async def test_a_proxy_that_buffers(
+    bus: Daemon, context: BrowserContext, origin: str, channel: str
+) -> None:
+    async with buffering_proxy(origin) as buffered:
+        page = await open_ours(context, buffered)
         await page.start({channel: 0}, firstChunkTimeout=300, retryChunkedAfterRequests=5)
         await page.page.wait_for_function("told.fallback.length > 0")
         assert await told(page, "fallback") == [{"reason": "buffered", "requests": 5}]
@@ -128,9 +141,9 @@ async def test_a_proxy_that_buffers(bus: Daemon, context: BrowserContext, channe
 
 
 async def test_a_proxy_that_cuts_streams(
-    bus: Daemon, context: BrowserContext, channel: str
+    bus: Daemon, context: BrowserContext, origin: str, channel: str
 ) -> None:
-    async with Relay(bus.url) as network:
+    async with Relay(origin) as network:
         page = await open_ours(context, network.url)
         await page.start({channel: 0})
         for number in (1, 2, 3):
@@ -147,9 +160,12 @@ async def test_a_proxy_that_cuts_streams(
         await state(page, "connected", mode="long-polling")
 
 
-async def test_offline_and_back(bus: Daemon, context: BrowserContext, channel: str) -> None:
-    page = await open_ours(context, bus.url)
-    await page.start({channel: 0})
+async def test_offline_and_back(
+    bus: Daemon, context: BrowserContext, origin: str, channel: str
+) -> None:
+    page = await open_ours(context, origin)
+    # It would ask now and then, in case the browser is wrong.
+    await page.start({channel: 0}, backgroundCallbackInterval=60_000)
     await state(page, "connected")
     await context.set_offline(True)
     await state(page, "offline")
@@ -161,19 +177,19 @@ async def test_offline_and_back(bus: Daemon, context: BrowserContext, channel: s
     await state(page, "connected")
 
 
-async def test_a_server_that_restarts(tmp_path: Path, context: BrowserContext) -> None:
+async def test_a_server_that_restarts(tmp_path: Path, context: BrowserContext, way: str) -> None:
     config = {
         "server": {"shutdown_timeout": 0.2},
         "backend": {"memory": {"snapshot_file": "snapshot"}},
     }
-    async with Daemon(tmp_path, config) as daemon:
-        page = await open_ours(context, daemon.url)
+    async with Daemon(tmp_path, config) as daemon, origin_of(daemon, way, tmp_path) as origin:
+        page = await open_ours(context, origin)
         await page.start({"/foo": 0})
         await daemon.publish("/foo", 1)
         await page.wait_for(1)
         assert await daemon.stop() == 0
         await state(page, "failing")
-        assert (await told(page, "error"))[0]["name"] == "NetworkError"
+        assert (await told(page, "error"))[0]["name"] == "HttpError"  # nginx' 502
         await daemon.restart()
         await daemon.publish("/foo", 2)
         await page.wait_for(2)
@@ -182,19 +198,19 @@ async def test_a_server_that_restarts(tmp_path: Path, context: BrowserContext) -
         assert await told(page, "gap") == []
 
 
-async def test_a_hidden_tab(bus: Daemon, context: BrowserContext, channel: str) -> None:
-    hide = "Object.defineProperty(document, 'hidden', {get: () => window.isHidden});"
-    page = await open_ours(context, bus.url, hide)
+async def test_a_hidden_tab(
+    bus: Daemon, context: BrowserContext, origin: str, channel: str
+) -> None:
+    page = await open_ours(context, origin)
     await page.start({channel: 0}, backgroundCallbackInterval=60_000)
     await state(page, "connected", mode="streaming")
-    turn = "hidden => { isHidden = hidden; document.dispatchEvent(new Event('visibilitychange')); }"
-    await page.page.evaluate(turn, True)
+    await page.hide()
     # What is open stays; what follows does not wait.
     await page.subscribe(f"{channel}/other", 0)
     await state(page, "connected", mode="polling")
     await until_parked(bus, channel, 0)
     await bus.publish(channel, "while hidden")
-    await page.page.evaluate(turn, False)
+    await page.show()
     await page.wait_for("while hidden")
     await state(page, "connected", mode="streaming")
 
@@ -225,18 +241,21 @@ class Application:
 
 
 async def test_a_token_that_is_refreshed(
-    bus: Daemon, tmp_path: Path, context: BrowserContext
+    tmp_path: Path, context: BrowserContext, way: str, origin: str
 ) -> None:
     """And across origins, where browsers ask before they send one."""
     application = Application()
     async with application.serve() as url:
         lookup = {"mode": "webhook", "webhook": {"url": url}}
-        cors = {"allow_origins": [bus.url]}
-        async with Daemon(tmp_path, {"lookup": lookup, "cors": cors}) as daemon:
+        cors = {"allow_origins": [origin]}
+        async with (
+            Daemon(tmp_path, {"lookup": lookup, "cors": cors}) as daemon,
+            origin_of(daemon, way, tmp_path) as far,
+        ):
             # For loopback newer versions ask people, and older ones know no such permission.
             with suppress(Error):
                 await context.grant_permissions(["local-network-access"])
-            page = await open_ours(context, bus.url)
+            page = await open_ours(context, origin)
             await page.page.evaluate(
                 """() => {
                     window.asked = [];
@@ -247,7 +266,7 @@ async def test_a_token_that_is_refreshed(
                     };
                 }"""
             )
-            await page.start({"/foo": 0}, baseUrl=daemon.url)
+            await page.start({"/foo": 0}, baseUrl=far)
             await state(page, "connected", mode="streaming")
             application.token = "second"
             await page.subscribe("/bar", 0)
@@ -260,34 +279,34 @@ async def test_a_token_that_is_refreshed(
 
 # -- one connection for all tabs ------------------------------------------------------------------
 
-WAYS = pytest.mark.parametrize("way", ["worker", "page"])
+BY = pytest.mark.parametrize("by", ["worker", "page"])
 
 
 async def open_sharing(context: BrowserContext, origin: str, before: str = "") -> BusPage:
     return await open_ours(context, origin, before, "ours, sharing")
 
 
-async def share(page: BusPage, way: str, channel: str, **settings: object) -> None:
-    options = {"name": channel} | ({"worker": "/message-bus/worker.js"} if way == "worker" else {})
+async def share(page: BusPage, by: str, channel: str, **settings: object) -> None:
+    options = {"name": channel} | ({"worker": "/message-bus/worker.js"} if by == "worker" else {})
     await page.page.evaluate("options => MessageBus.share(options)", options)
     await page.start({channel: 0}, **settings)
-    await state(page, "connected", sharedBy=way, mode="streaming")
+    await state(page, "connected", sharedBy=by, mode="streaming")
 
 
-async def three_tabs(context: BrowserContext, bus: Daemon, way: str, channel: str) -> list[BusPage]:
+async def three_tabs(context: BrowserContext, origin: str, by: str, channel: str) -> list[BusPage]:
     pages = []
     for _ in range(3):
-        pages.append(await open_sharing(context, bus.url))
-        await share(pages[-1], way, channel)
+        pages.append(await open_sharing(context, origin))
+        await share(pages[-1], by, channel)
     return pages
 
 
-@WAYS
+@BY
 async def test_three_tabs_have_one_connection(
-    bus: Daemon, context: BrowserContext, channel: str, way: str
+    bus: Daemon, context: BrowserContext, origin: str, channel: str, by: str
 ) -> None:
     await bus.publish(channel, "before")
-    pages = await three_tabs(context, bus, way, channel)
+    pages = await three_tabs(context, origin, by, channel)
     for page in pages:
         await page.wait_for("before")
     [client] = await until_parked(bus, channel, 1)
@@ -310,11 +329,11 @@ async def test_three_tabs_have_one_connection(
     assert len(await until_parked(bus, channel, 1)) == 1
 
 
-@WAYS
+@BY
 async def test_tabs_come_and_go(
-    bus: Daemon, context: BrowserContext, channel: str, way: str
+    bus: Daemon, context: BrowserContext, origin: str, channel: str, by: str
 ) -> None:
-    pages = await three_tabs(context, bus, way, channel)
+    pages = await three_tabs(context, origin, by, channel)
     await pages[1].subscribe(f"{channel}/second", 0)
     await until_parked(bus, f"{channel}/second", 1)
     number = 0
@@ -339,9 +358,9 @@ async def test_tabs_come_and_go(
 
 @pytest.mark.parametrize("worker", ["/message-bus/missing.js", "https://other.example/worker.js"])
 async def test_a_worker_that_cannot_start(
-    bus: Daemon, context: BrowserContext, channel: str, worker: str
+    bus: Daemon, context: BrowserContext, origin: str, channel: str, worker: str
 ) -> None:
-    page = await open_sharing(context, bus.url)
+    page = await open_sharing(context, origin)
     options = {"name": channel, "worker": worker}
     await page.page.evaluate("options => MessageBus.share(options)", options)
     await page.start({channel: 0})
@@ -349,29 +368,26 @@ async def test_a_worker_that_cannot_start(
 
 
 async def test_a_browser_that_cannot_share(
-    bus: Daemon, context: BrowserContext, channel: str
+    bus: Daemon, context: BrowserContext, origin: str, channel: str
 ) -> None:
     without = "Object.defineProperty(navigator, 'locks', {value: undefined});"
-    page = await open_sharing(context, bus.url, without)
+    page = await open_sharing(context, origin, without)
     await page.page.evaluate("MessageBus.share()")
     await page.start({channel: 0})
     assert "sharedBy" not in await state(page, "connected", mode="streaming")
 
 
 async def test_a_shown_page_takes_over_from_a_hidden_one(
-    bus: Daemon, context: BrowserContext, channel: str
+    bus: Daemon, context: BrowserContext, origin: str, channel: str
 ) -> None:
     """Browsers slow the timers of hidden pages down: the shown one had to wait for them."""
-    hide = "Object.defineProperty(document, 'hidden', {get: () => window.isHidden ?? false});"
-    first = await open_sharing(context, bus.url, hide)
+    first = await open_sharing(context, origin)
     await share(first, "page", channel)
     [before] = await until_parked(bus, channel, 1)
-    second = await open_sharing(context, bus.url, hide)
+    second = await open_sharing(context, origin)
     await share(second, "page", channel)
-    await first.page.evaluate(
-        "isHidden = true; document.dispatchEvent(new Event('visibilitychange'))"
-    )
     polls = len(second.polls)
+    await first.hide()
     await second.until(lambda: len(second.polls) > polls)
     await bus.publish(channel, "hello")
     for page in (first, second):
@@ -381,15 +397,20 @@ async def test_a_shown_page_takes_over_from_a_hidden_one(
     assert now["client_id"] == before["client_id"]
 
 
-@WAYS
-async def test_tokens_come_from_a_page(tmp_path: Path, context: BrowserContext, way: str) -> None:
+@BY
+async def test_tokens_come_from_a_page(
+    tmp_path: Path, context: BrowserContext, way: str, by: str
+) -> None:
     application = Application()
     async with application.serve() as url:
         lookup = {"mode": "webhook", "webhook": {"url": url}}
-        async with Daemon(tmp_path, {"lookup": lookup}) as daemon:
-            page = await open_sharing(context, daemon.url)
+        async with (
+            Daemon(tmp_path, {"lookup": lookup}) as daemon,
+            origin_of(daemon, way, tmp_path) as origin,
+        ):
+            page = await open_sharing(context, origin)
             await page.page.evaluate("MessageBus.tokenProvider = () => 'first'")
-            await share(page, way, "/foo")
+            await share(page, by, "/foo")
             await daemon.publish("/foo", "for seven", user_ids=[7])
             await page.wait_for("for seven")
             application.token = "another"

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.browser.conftest import OpenPage, origin_of
+from tests.browser.matrix import every_way, in_every_browser
 from tests.browser.page import BusPage
 from tests.browser.relay import Relay
 from tests.browser.test_client import LONG_POLLING, STREAMING, every_mode
@@ -30,6 +31,7 @@ async def assert_exactly(page: BusPage, daemon: Daemon, channel: str, numbers: r
     assert [m["message_id"] for m in await page.messages()] == [*numbers, len(numbers) + 1]
 
 
+@every_way
 @every_mode
 async def test_the_daemon_restarts(
     tmp_path: Path, way: str, open_bus_page: OpenPage, channel: str, mode: dict[str, object]
@@ -67,6 +69,7 @@ async def impatient_bus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
         yield daemon
 
 
+@every_way
 @pytest.mark.parametrize(
     "mode",
     [pytest.param(STREAMING, id="streaming"), pytest.param(LONG_POLLING, id="long-polling")],
@@ -92,6 +95,7 @@ async def test_responses_end_at_their_deadline(
         assert {poll.outcome for poll in page.polls[:-1]} == {"finished"}
 
 
+@in_every_browser
 async def test_nginx_restarts(
     bus: Daemon, tmp_path: Path, open_bus_page: OpenPage, channel: str
 ) -> None:
@@ -110,6 +114,7 @@ async def test_nginx_restarts(
         assert "failed" in {poll.outcome for poll in page.polls}
 
 
+@in_every_browser
 async def test_nginx_reloads(
     bus: Daemon, tmp_path: Path, open_bus_page: OpenPage, channel: str
 ) -> None:
@@ -133,6 +138,7 @@ async def test_nginx_reloads(
         await assert_exactly(page, bus, channel, range(1, 7))
 
 
+@every_way
 @every_mode
 async def test_the_network_is_away(
     bus: Daemon, origin: str, open_bus_page: OpenPage, channel: str, mode: dict[str, object]

@@ -90,11 +90,13 @@ class AsyncPoller:
 
     @property
     def status(self) -> PollerStatus:
+        """Whether it polls."""
         is_started = self._task is not None and not self._task.done()
         return PollerStatus.STARTED if is_started else PollerStatus.STOPPED
 
     @property
     def stats(self) -> PollerStats:
+        """Numbers since it was made."""
         return self._state.stats
 
     @property

@@ -48,11 +48,13 @@ class Poller:
 
     @property
     def status(self) -> PollerStatus:
+        """Whether it polls."""
         task = self._task
         return PollerStatus.STOPPED if task is None or task.done() else PollerStatus.STARTED
 
     @property
     def stats(self) -> PollerStats:
+        """Numbers since it was made."""
         return self._poller.stats
 
     @property

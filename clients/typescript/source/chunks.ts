@@ -51,7 +51,8 @@ export function parseMessages(text: string): Message[] {
   return parsed;
 }
 
-function isMessage(value: unknown): value is Message {
+/** Whether a parsed value has the shape of a message; its data may be anything. */
+export function isMessage(value: unknown): value is Message {
   const message = value as Partial<Message> | null;
   return (
     typeof message === "object" &&

@@ -19,6 +19,7 @@ import type {
   TokenProvider,
 } from "./types.js";
 
+/** How to subscribe. */
 export interface SubscribeOptions {
   /** As the third argument of the original: n after id n; -1 from now on; -1-n the last n. */
   lastId?: number | null | undefined;
@@ -28,6 +29,7 @@ export interface SubscribeOptions {
   onGap?: ((gap: Gap) => void) | undefined;
 }
 
+/** Settings, and what a client is made of. */
 export interface ClientOptions extends Partial<Settings> {
   /** How to get messages: by polls of its own, unless `sharedConnection` or another is given. */
   connect?: Connect;
@@ -137,6 +139,7 @@ export class MessageBus implements Settings {
     }
   };
 
+  /** As the original says it; `connection` says more. */
   status = (): "paused" | "started" | "stopped" => {
     if (this.#isPaused) return "paused";
     return this.#isStarted ? "started" : "stopped";
@@ -202,7 +205,10 @@ export class MessageBus implements Settings {
   };
 
   /** The open poll, which may be given up: another follows at once. Null if there is none. */
-  get longPoll(): { abort(): void } | null {
+  get longPoll(): {
+    /** Give the poll up. */
+    abort(): void;
+  } | null {
     return this.#connection.isPolling ? { abort: () => this.#connection.abort() } : null;
   }
 

@@ -11,9 +11,11 @@ export interface Host {
   readonly environment: Environment;
   /** May change at any time, and is followed by `Connection.changed`. */
   readonly subscribers: readonly Subscriber[];
+  /** Tell the client's listeners. */
   emit<Name extends keyof Events>(name: Name, event: Events[Name]): void;
 }
 
+/** How a client gets messages. */
 export interface Connection {
   /** Begin; calling it twice is harmless. */
   start(): void;
@@ -29,6 +31,7 @@ export interface Connection {
   diagnostics(): Diagnostics;
 }
 
+/** Numbers of a connection since it was made. */
 export interface Diagnostics {
   readonly polls: number;
   readonly failures: number;

@@ -1,5 +1,6 @@
 /** What the client needs of the world around it, and the browsers' ways to give it. */
 
+/** What happened to the page, or to its network. */
 export type Change = "visible" | "hidden" | "online" | "offline";
 
 /** The world. Tests pass their own, with a clock that they turn. */
@@ -8,9 +9,13 @@ export interface Environment {
   now(): number;
   /** In [0, 1). */
   random(): number;
+  /** Call `run` later, once. */
   setTimer(run: () => void, milliseconds: number): unknown;
+  /** Forget a timer; harmless for one that is over, and for none. */
   clearTimer(timer: unknown): void;
+  /** Whether nobody sees the page. */
   isHidden(): boolean;
+  /** Whether there may be a network. */
   isOnline(): boolean;
   /** Tell changes of the page's visibility and network until the returned function is called. */
   watch(listener: (change: Change) => void): () => void;

@@ -1,6 +1,7 @@
 import type { SubscribeOptions } from "./client.js";
 import type { Callback, Message } from "./types.js";
 
+/** How to iterate over a channel. */
 export interface IterateOptions extends Omit<SubscribeOptions, "onGap"> {
   /** Messages that wait for a slow loop; beyond, the channel is left until they are taken. */
   buffer?: number;

@@ -14,6 +14,7 @@ export interface Subscriber {
   position: number;
   /** Whether the server has placed it there, by a message or a status. */
   confirmed: boolean;
+  /** Take the next message. */
   receive(message: Message): void;
   /** A status has changed `position`. */
   moved(): void;

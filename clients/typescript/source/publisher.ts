@@ -5,15 +5,21 @@
  */
 
 import { MessageBusError } from "./errors/base.js";
-import { HttpError, httpError, type Problem } from "./errors/http.js";
+import { HttpError, type Problem } from "./errors/http.js";
 import { NetworkError } from "./errors/network.js";
 import { ProtocolError } from "./errors/protocol.js";
+import { Api, query, type PublisherOptions } from "./server/api.js";
+import { follow, openChannels, openEverything, type FollowOptions } from "./server/follow.js";
+import { Channels, Everything, type Notice } from "./server/following.js";
 import type { Message } from "./types.js";
 
 export { HttpError, MessageBusError, NetworkError, ProtocolError, type Problem };
+export type { FollowOptions, Message, Notice, PublisherOptions };
 
+/** Of a user, a group or a client. `7` and `"7"` are different ones. */
 export type Id = string | number;
 
+/** Whom a message is for, and how long it is kept. */
 export interface PublishOptions {
   /** Only these users, or members of `groupIds`. */
   userIds?: readonly Id[];
@@ -21,6 +27,7 @@ export interface PublishOptions {
   groupIds?: readonly Id[];
   /** Only these clients, of those whom `userIds` and `groupIds` allow. */
   clientIds?: readonly Id[];
+  /** The site whose channel it is. */
   siteId?: string;
   /** Messages to keep. */
   maxBacklogSize?: number;
@@ -30,11 +37,13 @@ export interface PublishOptions {
   queueInMemory?: boolean;
 }
 
+/** A message to publish. */
 export interface Publication extends PublishOptions {
   channel: string;
   data: unknown;
 }
 
+/** A message was published, and got these ids: of its channel, and over all channels. */
 export interface Published {
   channel: string;
   message_id: number;
@@ -50,6 +59,7 @@ export interface Queued {
 /** What became of one message of a batch. */
 export type BatchResult = Published | Queued | { error: Problem };
 
+/** A message with whom it is for; null does not restrict. */
 export interface StoredMessage<T = unknown> extends Message<T> {
   site_id?: string | null;
   user_ids?: readonly Id[] | null;
@@ -57,16 +67,21 @@ export interface StoredMessage<T = unknown> extends Message<T> {
   client_ids?: readonly Id[] | null;
 }
 
+/** A page of what is stored of a channel. */
 export interface Backlog<T = unknown> {
+  /** In the order of their ids. */
   messages: StoredMessage<T>[];
   /** Whether there are more after the last one. */
   more: boolean;
 }
 
+/** What all calls take. */
 export interface CallOptions {
+  /** Gives the call up: it rejects with its reason. */
   signal?: AbortSignal;
 }
 
+/** What publishing calls take. */
 export interface OnceOptions extends CallOptions {
   /**
    * Requests with the same key publish once. Made anew for each call if missing, which covers the
@@ -75,43 +90,27 @@ export interface OnceOptions extends CallOptions {
   idempotencyKey?: string;
 }
 
-export interface PublisherOptions {
-  /** Where the daemon's API listens: `http://127.0.0.1:8091`. */
-  url: string | URL;
-  /** An API key; the header is left out if missing. */
-  key?: string | undefined;
-  fetch?: typeof globalThis.fetch;
-  /** How often a request is sent again when the daemon cannot be reached or is busy. */
-  retries?: number;
-  /** Milliseconds for one request. */
-  timeout?: number;
-  /** For tests: waits before a request is sent again. */
-  sleep?: (milliseconds: number, signal: AbortSignal | undefined) => Promise<void>;
-  random?: () => number;
+/** Messages of channels, as an endless iteration that goes on where it was over any interruption. */
+export interface ServerSubscription<T = unknown> extends AsyncGenerator<StoredMessage<T>> {
+  /**
+   * Where each channel is: after the message that was handed over last. Saved once that is dealt
+   * with, and given to `subscribe`, it goes on from there in another process.
+   */
+  readonly positions: Record<string, number>;
 }
 
-const FIRST_BACKOFF = 200;
-const MAX_BACKOFF = 10_000;
-const MAX_RETRY_AFTER = 60_000;
+/** Messages of all channels; see ServerSubscription. */
+export interface FullSubscription<T = unknown> extends AsyncGenerator<StoredMessage<T>> {
+  /** Where it is, as a global id; -1 while that is not known. */
+  readonly lastId: number;
+}
 
 /** Publishes to messagebusd, and reads what is stored. Methods reject with MessageBusError. */
 export class Publisher {
-  readonly #url: string;
-  readonly #headers: Record<string, string>;
-  readonly #fetch: typeof globalThis.fetch;
-  readonly #retries: number;
-  readonly #timeout: number;
-  readonly #sleep: NonNullable<PublisherOptions["sleep"]>;
-  readonly #random: () => number;
+  readonly #api: Api;
 
   constructor(options: PublisherOptions) {
-    this.#url = `${String(options.url).replace(/\/+$/, "")}/api/v1/`;
-    this.#headers = options.key === undefined ? {} : { Authorization: `Bearer ${options.key}` };
-    this.#fetch = options.fetch ?? ((...args) => globalThis.fetch(...args));
-    this.#retries = options.retries ?? 4;
-    this.#timeout = options.timeout ?? 10_000;
-    this.#sleep = options.sleep ?? sleep;
-    this.#random = options.random ?? Math.random;
+    this.#api = new Api(options);
   }
 
   /** Publish a message. It is published once, however often the request had to be sent. */
@@ -121,7 +120,7 @@ export class Publisher {
     { idempotencyKey, signal, ...options }: PublishOptions & OnceOptions = {},
   ): Promise<Published | Queued> {
     const body = fields({ channel, data, ...options });
-    return this.#post("publish", body, once(idempotencyKey), signal);
+    return this.#api.post("publish", body, signal, once(idempotencyKey));
   }
 
   /** Publish several messages, in order; one that is refused does not stop the others. */
@@ -130,19 +129,19 @@ export class Publisher {
     { idempotencyKey, signal }: OnceOptions = {},
   ): Promise<BatchResult[]> {
     const body = { messages: messages.map(fields) };
-    const answer = await this.#post<{ results: BatchResult[] }>(
+    const answer = await this.#api.post<{ results: BatchResult[] }>(
       "publish/batch",
       body,
-      once(idempotencyKey),
       signal,
+      once(idempotencyKey),
     );
     return answer.results;
   }
 
   /** The id of the latest message of a channel; 0 if there was none. */
   async lastId(channel: string, options: { siteId?: string } & CallOptions = {}): Promise<number> {
-    const query = { channel, site_id: options.siteId };
-    const answer = await this.#get<{ last_id: number }>("last_id", query, options.signal);
+    const fields = { channel, site_id: options.siteId };
+    const answer = await this.#get<{ last_id: number }>("last_id", fields, options.signal);
     return answer.last_id;
   }
 
@@ -152,10 +151,9 @@ export class Publisher {
     options: { siteId?: string } & CallOptions = {},
   ): Promise<Record<string, number>> {
     const body = { channels, ...(options.siteId === undefined ? {} : { site_id: options.siteId }) };
-    const answer = await this.#post<{ last_ids: Record<string, number> }>(
+    const answer = await this.#api.post<{ last_ids: Record<string, number> }>(
       "last_ids",
       body,
-      {},
       options.signal,
     );
     return answer.last_ids;
@@ -203,75 +201,47 @@ export class Publisher {
     }
   }
 
+  /**
+   * Follow channels, from now on or each from its position, whoever messages are for: for servers.
+   *
+   *     for await (const { channel, data } of publisher.subscribe({ "/orders": lastSeen })) …
+   *
+   * It never ends by itself: when the stream breaks it is opened again where it was, so that every
+   * message comes once, as long as the backlog has it; `onNotice` is told. Iterating throws when
+   * going on is no use: the key is refused, for example. Leaving the loop ends it.
+   */
+  subscribe<T = unknown>(
+    channels: Readonly<Record<string, number | null | undefined>> | readonly string[],
+    options: FollowOptions = {},
+  ): ServerSubscription<T> {
+    const following = new Channels(channels);
+    const open = openChannels(this.#api, following, options.siteId);
+    const messages = follow(this.#api, following, open, options);
+    return Object.defineProperty(messages, "positions", {
+      get: () => Object.fromEntries(following.positions),
+    }) as ServerSubscription<T>;
+  }
+
+  /** Follow all channels, of all sites or of one, after a global id or from now on. */
+  subscribeAll<T = unknown>(
+    lastId?: number | null,
+    options: FollowOptions = {},
+  ): FullSubscription<T> {
+    const following = new Everything(lastId);
+    const open = openEverything(this.#api, following, options.siteId);
+    const messages = follow(this.#api, following, open, options);
+    return Object.defineProperty(messages, "lastId", {
+      get: () => following.lastId,
+    }) as FullSubscription<T>;
+  }
+
   #get<T>(
     call: string,
-    query: Record<string, string | number | undefined>,
+    fields: Record<string, string | number | undefined>,
     signal: AbortSignal | undefined,
   ): Promise<T> {
-    const given = Object.entries(query).flatMap(([k, v]) => (v === undefined ? [] : [[k, `${v}`]]));
-    return this.#call<T>(`${call}?${new URLSearchParams(given).toString()}`, {}, signal);
+    return this.#api.get<T>(`${call}?${query(fields)}`, signal);
   }
-
-  #post<T>(
-    call: string,
-    body: unknown,
-    headers: Record<string, string>,
-    signal: AbortSignal | undefined,
-  ): Promise<T> {
-    const json = { "Content-Type": "application/json", ...headers };
-    return this.#call<T>(
-      call,
-      { method: "POST", headers: json, body: JSON.stringify(body) },
-      signal,
-    );
-  }
-
-  async #call<T>(call: string, init: RequestInit, signal: AbortSignal | undefined): Promise<T> {
-    for (let attempt = 0; ; attempt += 1) {
-      try {
-        return (await this.#once(call, init, signal)) as T;
-      } catch (error) {
-        signal?.throwIfAborted();
-        if (attempt >= this.#retries || !isPassing(error)) throw error;
-        const backoff = this.#random() * Math.min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** attempt);
-        const asked = error instanceof HttpError ? (error.retryAfter ?? 0) * 1000 : 0;
-        await this.#sleep(Math.max(backoff, Math.min(asked, MAX_RETRY_AFTER)), signal);
-      }
-    }
-  }
-
-  async #once(call: string, init: RequestInit, signal: AbortSignal | undefined): Promise<unknown> {
-    const late = AbortSignal.timeout(this.#timeout);
-    let response: Response;
-    let body: string;
-    try {
-      response = await this.#fetch(this.#url + call, {
-        ...init,
-        headers: { ...this.#headers, ...(init.headers as Record<string, string>) },
-        // A key goes to the daemon and nowhere else.
-        redirect: "error",
-        signal: signal ? AbortSignal.any([signal, late]) : late,
-      });
-      body = await response.text();
-    } catch (cause) {
-      signal?.throwIfAborted();
-      throw new NetworkError("messagebusd does not answer", { cause });
-    }
-    if (!response.ok) {
-      throw httpError(response.status, (name) => response.headers.get(name), body, Date.now());
-    }
-    try {
-      return JSON.parse(body);
-    } catch (cause) {
-      throw new ProtocolError("the answer is not JSON", { cause });
-    }
-  }
-}
-
-/** Whether the same request may do better later. */
-function isPassing(error: unknown): boolean {
-  if (error instanceof NetworkError) return true;
-  return error instanceof HttpError && (error.status === 429 || error.status >= 500);
 }
 
 function once(key: string = crypto.randomUUID()): Record<string, string> {
@@ -296,18 +266,4 @@ function fields({ channel, data, ...options }: Publication): Record<string, unkn
     if (value !== undefined) body[field] = value;
   }
   return body;
-}
-
-function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const aborted = (): void => {
-      clearTimeout(timer);
-      reject(signal?.reason as Error);
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", aborted);
-      resolve();
-    }, milliseconds);
-    signal?.addEventListener("abort", aborted);
-  });
 }

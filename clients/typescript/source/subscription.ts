@@ -16,6 +16,7 @@ export interface Reports {
   isFull(): void;
 }
 
+/** A callback on a channel, and where it is. */
 export class Subscription implements Subscriber {
   position: number;
   confirmed = false;
@@ -40,6 +41,7 @@ export class Subscription implements Subscriber {
     this.position = this.last_id = lastId;
   }
 
+  /** Call the callback, or hold the message back while paused. */
   receive(message: Message): void {
     if (this.#reports.isPaused()) {
       this.#heldBack.push(message);

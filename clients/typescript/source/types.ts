@@ -28,6 +28,7 @@ export interface Gap {
   readonly reason: "ids" | "status" | "reset";
 }
 
+/** How a poll is answered: piece by piece, at the first news, or at once. */
 export type Mode = "streaming" | "long-polling" | "polling";
 
 /** How things are at present. */

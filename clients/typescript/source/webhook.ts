@@ -13,9 +13,13 @@ const TIMESTAMP = /^[0-9]{1,12}$/;
 
 /** Headers of any framework: of `fetch`, of Node, or a plain object. */
 export type WebhookHeaders =
-  | { get(name: string): string | null }
+  | {
+      /** As the `Headers` of fetch have it. */
+      get(name: string): string | null;
+    }
   | Readonly<Record<string, string | readonly string[] | undefined>>;
 
+/** What is known of a webhook that is genuine. */
 export interface VerifiedWebhook {
   /** Who repeats a webhook gives it the same id. */
   readonly id: string;
@@ -23,6 +27,7 @@ export interface VerifiedWebhook {
   readonly timestamp: number;
 }
 
+/** Settings of a WebhookVerifier. */
 export interface WebhookOptions {
   /** Seconds by which the timestamp may be off, either way: so long a record can be repeated. */
   tolerance?: number;
@@ -30,6 +35,7 @@ export interface WebhookOptions {
   now?: () => number;
 }
 
+/** Checks webhooks by the secrets that the daemon may sign them with. */
 export class WebhookVerifier {
   readonly #keys: Promise<CryptoKey>[];
   readonly #tolerance: number;

@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { after, before, describe, test, type TestContext } from "node:test";
 
 import { MessageBus, type ClientOptions, type ConnectionState } from "../source/index.js";
-import { HttpError, NetworkError, Publisher } from "../source/publisher.js";
+import { HttpError, NetworkError, Publisher, type Notice } from "../source/publisher.js";
 import { Daemon, until } from "./support/daemon.js";
+import { settle } from "./support/world.js";
 
 const daemon = new Daemon();
 let publisher: Publisher;
@@ -250,5 +251,139 @@ describe("publishing", () => {
     await assert.rejects(nobody.publish("/foo", 1), NetworkError);
     const signal = AbortSignal.abort(new Error("enough"));
     await assert.rejects(publisher.publish("/foo", 1, { signal }), /enough/);
+  });
+});
+
+/** The next messages of an iteration. */
+async function take<T>(messages: AsyncGenerator<T>, number: number): Promise<T[]> {
+  const taken: T[] = [];
+  while (taken.length < number) {
+    const { value, done } = await messages.next();
+    assert(!done);
+    taken.push(value);
+  }
+  return taken;
+}
+
+describe("following as a server", () => {
+  test("the backlog, then live, whoever it is for; and on in another process", async () => {
+    const [name, other] = [channel(), channel()];
+    await publisher.publishBatch([1, 2, 3].map((data) => ({ channel: name, data })));
+    const messages = publisher.subscribe<number>({ [name]: 1, [other]: null });
+    assert.deepEqual((await take(messages, 2)).map((each) => each.data), [2, 3]);
+    await publisher.publish(other, 4, { userIds: [7, "x"] });
+    const [live] = await take(messages, 1);
+    assert.deepEqual([live?.channel, live?.data, live?.user_ids], [other, 4, [7, "x"]]);
+    const { positions } = messages;
+    assert.deepEqual(positions, { [name]: 3, [other]: 1 });
+    await messages.return(undefined);
+    await publisher.publish(name, 5);
+    const further = publisher.subscribe<number>(positions);
+    assert.equal((await take(further, 1))[0]?.data, 5);
+    await further.return(undefined);
+  });
+
+  test("streams that break are opened again: everything once, and told", async () => {
+    const name = channel();
+    let cut = (): void => undefined;
+    let streams = 0;
+    const unlucky = new Publisher({
+      url: daemon.url,
+      key: daemon.key,
+      sleep: () => Promise.resolve(),
+      fetch: async (...args) => {
+        const answer = await fetch(...args);
+        if (!String(args[0]).includes("subscribe")) return answer;
+        streams += 1;
+        // A network that fails, in the middle of a line perhaps.
+        const broken = new TransformStream<Uint8Array, Uint8Array>();
+        const controller = new AbortController();
+        cut = () => controller.abort(new TypeError("connection reset"));
+        answer.body?.pipeTo(broken.writable, { signal: controller.signal }).catch(() => undefined);
+        return new Response(broken.readable, { status: answer.status, headers: answer.headers });
+      },
+    });
+    // The last one, whatever is published until the stream is open.
+    await publisher.publishBatch([1, 2].map((data) => ({ channel: name, data })));
+    const notices: Notice[] = [];
+    const onNotice = (notice: Notice): void => void notices.push(notice);
+    const messages = unlucky.subscribe<number>({ [name]: -2 }, { onNotice });
+    const seen = (await take(messages, 1)).map((each) => each.data);
+    for (const data of [3, 4]) {
+      cut();
+      await publisher.publish(name, data);
+      seen.push(...(await take(messages, 1)).map((each) => each.data));
+    }
+    assert.deepEqual(seen, [2, 3, 4]);
+    assert.equal(streams, 3);
+    assert.deepEqual(
+      notices.map((notice) => notice.kind === "interrupted" && notice.code),
+      ["broken", "broken"],
+    );
+    await messages.return(undefined);
+  });
+
+  test("what is gone from the backlog is told", async () => {
+    const name = channel();
+    await publisher.publish(channel(), 0); // as if ids were shared, otherwise
+    await publisher.publishBatch(
+      [1, 2, 3, 4].map((data) => ({ channel: name, data, maxBacklogSize: 2 })),
+    );
+    const notices: Notice[] = [];
+    const onNotice = (notice: Notice): void => void notices.push(notice);
+    const messages = publisher.subscribe<number>({ [name]: 1 }, { onNotice });
+    assert.deepEqual((await take(messages, 2)).map((each) => each.data), [3, 4]);
+    assert.deepEqual(notices, [{ kind: "gap", channel: name, after: 1, upTo: 2 }]);
+    await messages.return(undefined);
+  });
+
+  test("all channels, by global id", async () => {
+    const [name, other] = [channel(), channel()];
+    const { global_id: from } = (await publisher.publish(name, 1)) as { global_id: number };
+    await publisher.publish(other, 2);
+    const messages = publisher.subscribeAll(from);
+    const [message] = await take(messages, 1);
+    assert.deepEqual([message?.channel, message?.data], [other, 2]);
+    assert.equal(messages.lastId, message?.global_id);
+    await messages.return(undefined);
+  });
+
+  test("a silent stream is given up", async (context) => {
+    context.mock.timers.enable({ apis: ["setTimeout"] });
+    const opened: number[] = [];
+    const silent = new Publisher({
+      url: "http://127.0.0.1:1",
+      sleep: () => Promise.reject(new Error("enough")),
+      fetch: () => {
+        opened.push(1);
+        return Promise.resolve(new Response(new ReadableStream({ start: () => undefined })));
+      },
+    });
+    const notices: Notice[] = [];
+    const messages = silent.subscribe(["/a"], { onNotice: (notice) => notices.push(notice) });
+    const next = assert.rejects(messages.next(), /enough/);
+    await settle();
+    assert.equal(opened.length, 1);
+    context.mock.timers.tick(29_999);
+    await settle();
+    assert.equal(notices.length, 0);
+    context.mock.timers.tick(1);
+    await next;
+    assert.deepEqual(
+      notices.map((notice) => notice.kind),
+      ["interrupted"],
+    );
+  });
+
+  test("a signal, and refusals that do not pass, end it", async () => {
+    const controller = new AbortController();
+    const messages = publisher.subscribe([channel()], { signal: controller.signal });
+    const next = assert.rejects(messages.next(), /enough/);
+    controller.abort(new Error("enough"));
+    await next;
+    const stranger = new Publisher({ url: daemon.url, key: "wrong" });
+    await assert.rejects(stranger.subscribe(["/a"]).next(), { status: 401 });
+    assert.throws(() => publisher.subscribe([]), TypeError);
+    assert.throws(() => publisher.subscribeAll(-2), RangeError);
   });
 });

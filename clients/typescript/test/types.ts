@@ -12,13 +12,22 @@ import {
   type Settings,
   type Transport,
 } from "../source/index.js";
-import { Publisher, type BatchResult, type Published, type Queued } from "../source/publisher.js";
+import {
+  Publisher,
+  type BatchResult,
+  type Notice,
+  type Published,
+  type Queued,
+  type StoredMessage,
+} from "../source/publisher.js";
 import { sharedConnection } from "../source/sharing/index.js";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2
   ? true
   : false;
 function isSame<A, B>(_: Equal<A, B>): void {}
+
+type Kinds = Notice["kind"];
 
 interface Chat {
   text: string;
@@ -91,6 +100,15 @@ export async function checked(): Promise<void> {
   isSame<typeof results, BatchResult[]>(true);
   // @ts-expect-error data are needed
   await publisher.publishBatch([{ channel: "/a" }]);
+  for await (const each of publisher.subscribe<Chat>({ "/a": 5, "/b": null }, { signal })) {
+    isSame<typeof each, StoredMessage<Chat>>(true);
+    break;
+  }
+  const all = publisher.subscribeAll(5, { onNotice: ({ kind }) => isSame<typeof kind, Kinds>(true) });
+  isSame<typeof all.lastId, number>(true);
+  isSame<ReturnType<typeof publisher.subscribe>["positions"], Record<string, number>>(true);
+  // @ts-expect-error not a single channel
+  publisher.subscribe("/a");
   // @ts-expect-error ids are strings and numbers
   await publisher.publish("/a", 1, { userIds: [null] });
 }

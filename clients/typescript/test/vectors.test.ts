@@ -4,6 +4,7 @@ import { describe, test } from "node:test";
 import { ChunkParser } from "../source/chunks.js";
 import { ProtocolError } from "../source/errors/protocol.js";
 import { Catchup, type Subscriber } from "../source/positions.js";
+import { Channels, Everything, StreamEnded, type Notice } from "../source/server/following.js";
 import { nextDelay, type Intervals, type Outcome } from "../source/schedule.js";
 import type { Message } from "../source/types.js";
 import { vectors } from "./support/vectors.js";
@@ -127,6 +128,59 @@ describe("positions", () => {
         subscribers.map((one) => one.position),
         each.positions,
       );
+    });
+  }
+});
+
+interface FollowingCase {
+  name: string;
+  channels?: Record<string, number>;
+  last_id?: number;
+  lines: string[];
+  received: [string, number][];
+  notices: object[];
+  positions?: Record<string, number>;
+  last_id_after?: number;
+  end?: string;
+  error?: boolean;
+}
+
+function noticed(notice: Notice): object {
+  if (notice.kind === "gap") {
+    const { kind, channel, after, upTo } = notice;
+    return { kind, channel, after, up_to: upTo };
+  }
+  assert(notice.kind === "restarted");
+  const { kind, channel = null, lastId } = notice;
+  return { kind, channel, last_id: lastId };
+}
+
+describe("following", () => {
+  for (const each of vectors<{ cases: FollowingCase[] }>("following").cases) {
+    test(each.name, () => {
+      const following = each.channels ? new Channels(each.channels) : new Everything(each.last_id);
+      const received: unknown[] = [];
+      const notices: object[] = [];
+      let ending: unknown;
+      for (const line of each.lines) {
+        assert.equal(ending, undefined);
+        try {
+          const { message, notices: news } = following.take(line);
+          notices.push(...news.map(noticed));
+          if (message) received.push([message.channel, message.message_id]);
+        } catch (error) {
+          ending = error;
+        }
+      }
+      assert.deepEqual(received, each.received);
+      assert.deepEqual(notices, each.notices);
+      assert.equal(ending instanceof StreamEnded ? ending.code : undefined, each.end);
+      assert.equal(ending instanceof ProtocolError, each.error ?? false);
+      if (following instanceof Channels) {
+        assert.deepEqual(Object.fromEntries(following.positions), each.positions);
+      } else {
+        assert.equal(following.lastId, each.last_id_after);
+      }
     });
   }
 });

@@ -10,6 +10,7 @@ require_relative "client/subscription"
 require_relative "client/webhook"
 require_relative "client/token"
 
+# A client of messagebusd, a standalone server for message buses.
 module Messagebusd
   # Talks to messagebusd's HTTP API; may be used by several threads, and over a fork.
   #
@@ -135,7 +136,7 @@ module Messagebusd
     end
 
     # Full jitter, doubling; never before the daemon wants to be asked again.
-    def self.delay(error, attempt, base: BACKOFF_SECONDS, limit: MAX_BACKOFF_SECONDS)
+    def self.delay(error, attempt, base: BACKOFF_SECONDS, limit: MAX_BACKOFF_SECONDS) # :nodoc:
       retry_after = error.retry_after if error.is_a?(TemporarilyRefused)
       return retry_after + rand if retry_after
 

@@ -25,6 +25,7 @@ export class HttpError extends MessageBusError {
     super(`status ${status}${problem?.detail ? `: ${problem.detail}` : ""}`);
   }
 
+  /** The problem's stable word, such as `invalid_channel`. */
   get code(): string | undefined {
     return this.problem?.code;
   }

@@ -1,5 +1,6 @@
 import { MessageBusError } from "./base.js";
 
+/** Why a webhook is not trusted. */
 export type WebhookFault =
   | "missing_header"
   | "invalid_timestamp"

@@ -7,6 +7,7 @@ import { canShare } from "./locks.js";
 import { Member, type OpenLink } from "./member.js";
 import { workerLink } from "./worker-link.js";
 
+/** Settings of `sharedConnection`. */
 export interface SharingOptions {
   /** The script `worker.js` of this package, served from the page's own origin. */
   worker?: string | URL | undefined;

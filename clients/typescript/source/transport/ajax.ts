@@ -11,9 +11,11 @@ import { FORM_TYPE, form, type Transport } from "./transport.js";
 /** What is read of an answer; XMLHttpRequest and jQuery's own object both have it. */
 export interface AnswerHead {
   readonly status: number;
+  /** Null for a header that is missing or hidden. */
   getResponseHeader?(name: string): string | null;
 }
 
+/** What the function is called with; what it means is jQuery's and the original's. */
 export interface AjaxOptions {
   url: string;
   data: Record<string, number>;
@@ -23,18 +25,31 @@ export interface AjaxOptions {
   headers: Record<string, string>;
   messageBus: {
     chunked: boolean;
+    /** Has what comes in told from now on. */
     onProgressListener(xhr: XMLHttpRequest): unknown;
   };
+  /** Makes the request object, one whose progress is told. */
   xhr(): XMLHttpRequest;
+  /** The answer is there as a whole: text, or parsed if `dataType` is json. */
   success(body: unknown, textStatus?: string, head?: AnswerHead): void;
+  /** There is none, or one that says no; `textStatus` is `abort` after an abort. */
   error(head?: AnswerHead, textStatus?: string, reason?: unknown): void;
+  /** Called last, after either. */
   complete(head?: AnswerHead, textStatus?: string): void;
 }
 
-export type Ajax = (options: AjaxOptions) => { abort?(): void } | undefined | void;
+/** A function in jQuery's manner: calls `success` or `error`, and may return what can be aborted. */
+export type Ajax = (options: AjaxOptions) =>
+  | {
+      /** Give the request up. */
+      abort?(): void;
+    }
+  | undefined
+  | void;
 
 const JSON_TYPE = "application/json; charset=utf-8";
 
+/** Polls by a function in jQuery's manner, such as `jQuery.ajax` itself. */
 export function ajaxTransport(ajax: Ajax): Transport {
   return {
     name: "ajax",

@@ -1,5 +1,6 @@
 /** What carries a poll to the server and its answer back. */
 
+/** A poll to be carried. */
 export interface Exchange {
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
@@ -19,6 +20,7 @@ export interface Listener {
   text(piece: string): void;
 }
 
+/** Carries polls. */
 export interface Transport {
   /** Shown in the connection's state. */
   readonly name: string;

@@ -9,7 +9,7 @@ module Messagebusd
   class Client
     # Requests over connections that are kept, and what their answers mean. Whatever the network
     # raises becomes ConnectionFailed here.
-    class HTTP
+    class HTTP # :nodoc: all
       NETWORK_ERRORS = [
         SystemCallError, SocketError, IOError, Timeout::Error, OpenSSL::SSL::SSLError,
         Net::HTTPBadResponse, Net::HTTPHeaderSyntaxError, Net::ProtocolError

@@ -4,6 +4,7 @@ module Messagebusd
   class Client
     # Channels that are followed in a thread; see Client#subscribe.
     class Subscription
+      # :stopdoc:
       STATUS_CHANNEL = "/__status"
       FROM_NOW = -1
       SILENCE_SECONDS = 30 # the daemon sends a heartbeat every 15
@@ -20,10 +21,12 @@ module Messagebusd
         end
       end
 
+      # :startdoc:
+
       # Why the thread has ended by itself, if it has: going on is no use.
       attr_reader :error
 
-      def initialize(client, http, following, on_notice, logger, &block)
+      def initialize(client, http, following, on_notice, logger, &block) # :nodoc:
         raise ArgumentError, "a block is needed" unless block
 
         @client = client
@@ -52,6 +55,7 @@ module Messagebusd
         @following.last_id
       end
 
+      # Whether nothing more will come: it was stopped, or has ended by itself.
       def stopped?
         !@thread.alive?
       end
@@ -163,7 +167,7 @@ module Messagebusd
       end
 
       # Channels of one site, each from a position of its own.
-      class Channels
+      class Channels # :nodoc: all
         attr_reader :positions, :last_id
 
         def initialize(positions, site_id)
@@ -227,7 +231,7 @@ module Messagebusd
       end
 
       # All channels, of all sites or of one, by global id.
-      class Everything
+      class Everything # :nodoc: all
         attr_reader :positions, :last_id
 
         def initialize(last_id, site_id)

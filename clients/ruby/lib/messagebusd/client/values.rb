@@ -21,12 +21,14 @@ module Messagebusd
   # earlier request with this idempotency key had published it already.
   Published = Struct.new(:channel, :message_id, :global_id, :queued, :repeated, keyword_init: true)
 
-  # Notices of a subscription: messages between two ids are gone from the backlog;
+  # Notice of a subscription: the messages between these two ids are gone from the backlog.
   Gap = Struct.new(:channel, :after_id, :before_id)
-  # ids began anew, as after a flush, and it goes on after `last_id` (of all channels, if `channel`
-  # is nil);
+
+  # Notice of a subscription: ids began anew, as after a flush, and it goes on after `last_id` (of all
+  # channels, if `channel` is nil).
   Restarted = Struct.new(:channel, :last_id)
-  # the stream ended, and is opened again in `retry_in` seconds. `code` is the daemon's, or "broken".
+
+  # Notice of a subscription: the stream ended, and is opened again in `retry_in` seconds. `code` is the daemon's, or "broken".
   # Messages may be missing only where `may_have_missed` is true: all channels were followed, and the
   # store was away.
   Interrupted = Struct.new(:code, :detail, :retry_in, :may_have_missed)

@@ -2,6 +2,7 @@
 
 module Messagebusd
   class Client
+    # Of this gem.
     VERSION = "0.1.0"
   end
 end

@@ -10,8 +10,10 @@ module Messagebusd
   #
   # What is signed are the bytes of the body as they came: verify first, decode then.
   class WebhookVerifier
+    # By so much a webhook's time may be off, either way.
     TOLERANCE_SECONDS = 300
 
+    # A genuine webhook: its id, which repetitions share, and its time in seconds since 1970.
     Verified = Struct.new(:id, :timestamp)
 
     # Each secret is `whsec_` and base64, or text. To replace one, name both for a while.

@@ -126,6 +126,11 @@ bench: install ## Measure parked memory, fan-out, polls and publishes
 bench-peers: install $(VENV)/.bench ## The same beside nchan and the Ruby library, as far as they are there
 	$(BIN)/python -m bench --peers
 
+SECONDS ?= 600
+.PHONY: soak
+soak: packages install ## Soak all stores in load and faults: ten minutes, or SECONDS=3600
+	$(BIN)/python -m tests.soak --seconds $(SECONDS)
+
 .PHONY: build
 build: install ## Build wheels and sdists of daemon and Python client into dist/
 	$(BIN)/python -m pip install --quiet build

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,6 +212,8 @@ class Trouble:
     ) -> None:
         self.rounds = 0
         """How often everything has been done."""
+        self.saw_all_at: float | None = None
+        """When it had been for the first time, by the clock of ``time.monotonic``."""
         self._faults = faults
         self._place = place
         self._windows = windows
@@ -245,3 +248,4 @@ class Trouble:
                     await ready(daemon, within=READY_SECONDS)
             if not left:
                 self.rounds += 1
+                self.saw_all_at = self.saw_all_at or time.monotonic()

@@ -19,8 +19,10 @@ from tests.soak.windows import Windows
 from tests.support.daemon import Daemon
 
 PADDING = (0, 0, 0, 0, 50, 200, 1000, 4000)
-# So large are all messages of the channel of large ones, so that slow readers fall behind.
+# So large are all messages of the channel of large ones, so that slow readers fall behind; and so
+# many of them are kept: all of a minute, and not so much that a read of them takes the store long.
 LARGE = 80_000
+KEPT_LARGE = 40
 
 
 def accepted_by(pid: int) -> str:
@@ -104,7 +106,10 @@ class Publisher:
         padding = LARGE if channel == self._large else self._random.choice(PADDING)
         data = {"token": token, "padding": "x" * padding}
         self._ledger.begin(channel, token, audience)
-        return channel, token, audience, {"channel": channel, "data": data, **audience.fields()}
+        body: dict[str, Any] = {"channel": channel, "data": data, **audience.fields()}
+        if channel == self._large:
+            body["max_backlog_size"] = KEPT_LARGE
+        return channel, token, audience, body
 
     def _audience(self) -> Audience:
         pick = self._random
@@ -134,7 +139,8 @@ class Publisher:
         # A follower may have seen it before its publisher was answered.
         if self._ledger.is_open(channel, token):
             self._ledger.store(channel, token, answer["message_id"])
-        if self._random.random() < 0.15:
+        # While the store is away, the answer to one that may wait would be another one.
+        if not is_queued and self._random.random() < 0.15:
             again, repeated = await self._insist(session, "publish", token, body)
             self._counts["publishes repeated"] += 1
             if again != 200 or repeated != answer:

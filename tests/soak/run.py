@@ -60,6 +60,8 @@ class Part:
         )
         self.sampler = Sampler(place.kind, place.daemons, self.windows)
         self.findings: list[str] = []
+        self.began = time.monotonic()
+        self._told = (0, 0)
         self.nginx_errors: list[str] = []
         """What nginx said that went wrong, the latest of it."""
         # With nobody there, at the start.
@@ -78,6 +80,15 @@ class Part:
             f"{sum(ledger.wrongs.values())} wrong, "
             f"{sum(self.windows.unexcused.values())} unexcused"
         )
+
+    def news(self) -> list[str]:
+        """What was wrong since this was last asked, as far as examples are kept."""
+        found = [
+            *self.crowd.ledger.examples[self._told[0] :],
+            *self.windows.examples[self._told[1] :],
+        ]
+        self._told = len(self.crowd.ledger.examples), len(self.windows.examples)
+        return found
 
     async def finish(self, session: aiohttp.ClientSession) -> None:
         """Everybody gets what is due, and goes home; then what the daemons say is compared."""
@@ -192,7 +203,7 @@ class Part:
             wrong_examples=self.crowd.ledger.examples,
             unexcused=self.windows.unexcused,
             unexcused_examples=self.windows.examples,
-            growths=growths(self.sampler.samples),
+            growths=growths(self.sampler.samples, (self.trouble.saw_all_at or 0) - self.began),
             kept_keys=counts[accepted_by(daemon.pid)] if self.place.world is None else 0,
             findings=self.findings,
         )
@@ -280,6 +291,8 @@ async def _watch(
             reported = now
             for part in parts:
                 say(f"{now - began:6.0f} s  {part.progress()}")
+                for each in part.news():
+                    say(f"          {each}")
         await asyncio.sleep(0.5)
 
 
@@ -294,6 +307,7 @@ def record(plan: Plan, parts: Sequence[Part]) -> dict[str, object]:
                 "unexcused": list(part.windows.examples),
                 "faults": part.windows.history,
                 "nginx": part.nginx_errors,
+                "logs": list(part.sampler.lines),
                 "done": dict(part.done()),
                 "samples": as_json(part.sampler.samples),
             }

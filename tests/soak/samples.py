@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ import aiohttp
 from bench.machine import Memory
 from tests.soak.windows import Windows
 from tests.support.daemon import Daemon
+
+MAX_LINES = 5000
 
 _LINE = re.compile(r"^(messagebusd_\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
@@ -71,6 +73,8 @@ class Sampler:
     def __init__(self, kind: str, daemons: Sequence[Daemon], windows: Windows) -> None:
         self.samples: list[Sample] = []
         self.warnings: Counter[str] = Counter()
+        self.lines: deque[str] = deque(maxlen=MAX_LINES)
+        """The latest lines of their logs that are not information."""
         self.slow: dict[int, float] = {}
         """How many slow readers each process has ended."""
         self._kind = kind
@@ -126,6 +130,8 @@ class Sampler:
         except (ValueError, TypeError, KeyError):
             self._windows.met("log noise", f"{name}: {line[:500]}")
             return
+        if level not in ("debug", "info"):
+            self.lines.append(f"{name}: {line[:1000]}")
         if level == "warning":
             self.warnings[message] += 1
             self._windows.met("log warning", f"{name}: {line[:500]}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak.browsers import HABITS
-from tests.soak.faults import OF_ANY, OF_MEMORY, OF_STORE, Fault
+from tests.soak.faults import OF_ANY, OF_MEMORY, OF_STORE, STORE_AWAY, Fault
 from tests.soak.run import Plan, soak
 from tests.soak.world import STORES, Installation
 
@@ -40,7 +40,10 @@ async def test_everything_once() -> None:
     done = {name: 0 for part in parts for name in part.done()}
     for part in parts:
         print(part.crowd.ledger.examples, part.windows.examples, part.nginx_errors)
-        assert part.outcome().all_findings() == []
+        outcome = part.outcome()
+        assert (outcome.wrongs, outcome.findings) == ({}, [])
+        # A store that is slow because the machine is loaded is away, for all that the daemon knows.
+        assert not outcome.unexcused.keys() - STORE_AWAY
         for name, count in part.done().items():
             done[name] += count
     for fault in OF_ANY + OF_MEMORY + OF_STORE:
@@ -51,14 +54,12 @@ async def test_everything_once() -> None:
         "batches",
         "checked deliveries",
         "clients/disconnect",
-        "ended as slow",
         "left by close",
         "left by reset",
         "lookups/invalidate",
         "messages queued",
         "publishes repeated",
         "received by servers",
-        "renewed",
     ):
         assert done[what], what
     assert all(part.sampler.samples for part in parts)

@@ -73,7 +73,7 @@ def test_noise_is_no_leak() -> None:
     assert findings(noisy) == []
 
 
-@pytest.mark.parametrize(("seconds", "per_hour"), [(600, 60), (3600, 5)])
+@pytest.mark.parametrize(("seconds", "per_hour"), [(600, 60), (3600, 7)])
 def test_a_leak_of_memory(seconds: float, per_hour: float) -> None:
     pick = random.Random(2)
     leaking = life(
@@ -116,6 +116,13 @@ def test_of_several_lives_the_longest_is_looked_at() -> None:
     [growth] = growths([*short, *long])
     assert growth.rss.first > 75 * MB
     assert findings([*short, *long])
+
+
+def test_what_the_first_of_each_fault_takes_is_no_leak() -> None:
+    samples = life(rss=lambda at: (75 if at < 300 else 95) * MB)
+    [growth] = growths(samples, warm_at=300)
+    assert growth.rss.growth == 0
+    assert Outcome("redis", {}, [], {}, [], growths(samples)).all_findings()
 
 
 def test_too_short_a_life_says_nothing() -> None:

@@ -126,7 +126,7 @@ async def test_the_wheel_is_installed_and_serves(released: Path, tmp_path: Path)
     environment = tmp_path / "environment"
     _run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
     python = environment / "bin" / "python"
-    [wheel] = released.glob("messagebusd-*.whl")
+    wheel = released / f"messagebusd-{VERSION}-py3-none-any.whl"
     pip = (sys.executable, "-m", "pip", "--quiet", "--python", python)
     _run(*pip, "install", wheel, cwd=tmp_path)
     program = environment / "bin" / "messagebusd"

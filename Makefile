@@ -46,6 +46,10 @@ $(VENV)/.bench: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --group bench
 	@touch $@
 
+$(VENV)/.release: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group release
+	@touch $@
+
 node_modules/.installed: package.json package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: apt-get install npm" >&2; exit 1; }
 	npm ci --silent --no-audit --no-fund
@@ -81,7 +85,7 @@ packages: ## Install the system packages that the tests need (asks for sudo unle
 	@deploy/install-test-packages.sh
 
 .PHONY: test
-test: packages install $(VENV)/.deploy $(VENV)/.bench ## Set everything up and run every test
+test: packages install $(VENV)/.deploy $(VENV)/.bench $(VENV)/.release ## Set everything up and run every test
 	$(PYTEST) tests clients/python/tests $(PARALLEL)
 
 .PHONY: unit
@@ -107,7 +111,7 @@ docs: install ## Write the sample configuration and docs/configuration.md anew f
 	$(BIN)/python -m messagebusd.settings.reference markdown > docs/configuration.md
 
 .PHONY: deploy-tests
-deploy-tests: packages install $(VENV)/.deploy ## Run what is shipped in deploy/: proxies, units, chart
+deploy-tests: packages install $(VENV)/.deploy $(VENV)/.release ## Run what is shipped in deploy/: proxies, units, chart
 	$(PYTEST) tests/deploy
 
 .PHONY: conformance
@@ -126,11 +130,15 @@ bench: install ## Measure parked memory, fan-out, polls and publishes
 bench-peers: install $(VENV)/.bench ## The same beside nchan and the Ruby library, as far as they are there
 	$(BIN)/python -m bench --peers
 
+SECONDS ?= 600
+.PHONY: soak
+soak: packages install ## Soak all stores in load and faults: ten minutes, or SECONDS=3600
+	$(BIN)/python -m tests.soak --seconds $(SECONDS)
+
 .PHONY: build
-build: install ## Build wheels and sdists of daemon and Python client into dist/
-	$(BIN)/python -m pip install --quiet build
-	$(BIN)/python -m build
-	$(BIN)/python -m build clients/python --outdir dist
+build: install $(VENV)/.release ## Build what is released into dist/: packages, SBOMs, checksums
+	rm -rf dist
+	deploy/build-release.sh $(BIN)/python dist
 
 .PHONY: clean
 clean: ## Remove everything that make made

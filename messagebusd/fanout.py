@@ -72,7 +72,8 @@ class FanOut:
         self.delivery = delivery
         # As they are now: whoever is answered or found too slow leaves the channel meanwhile.
         self._recipients = tuple(topic.members if delivery.common else delivery.masks)
-        self._plain = not delivery.masks and not delivery.filtered
+        # One that is for nobody here has no recipients at all.
+        self._plain = bool(delivery.common) and not delivery.masks and not delivery.filtered
         self._transports = tuple(topic.members.values()) if self._plain else ()
         self._at = 0
         # The first so many of them as a set; made when somebody asks.

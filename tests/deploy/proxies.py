@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.nginx import Nginx, configuration, places
+from tests.support.nginx import Nginx, configuration, places, servers
 from tests.support.program import Program, accepts, find_program, free_port
 from tests.support.shipped import adapted
 
@@ -92,7 +92,7 @@ class _ToThisMachine(httpx.AsyncHTTPTransport):
 
 @asynccontextmanager
 async def nginx(setting: Setting) -> AsyncIterator[Way]:
-    upstream = "; server ".join(node.public for node in setting.nodes)
+    upstream = " ".join(node.public for node in setting.nodes)
     async with Nginx(upstream, setting.folder, configuration) as program:
         yield Way(program.port)
 
@@ -110,8 +110,8 @@ async def nginx_compose(setting: Setting) -> AsyncIterator[Way]:
             {
                 **writing,
                 "resolver 127.0.0.11 valid=2s;": "",
-                "server bus1:8090 resolve;": f"server {first.public};",
-                "server bus2:8090 resolve;": f"server {second.public};",
+                "server bus1:8090 resolve max_fails=0;": servers(first.public),
+                "server bus2:8090 resolve max_fails=0;": servers(second.public),
                 "listen 80;": f"listen 127.0.0.1:{port};",
             },
         )
@@ -131,7 +131,7 @@ async def nginx_tls(
             "nginx-tls.conf",
             {
                 **places(folder),
-                "server 127.0.0.1:8090;": f"server {upstream};",
+                "server 127.0.0.1:8090 max_fails=0;": servers(upstream),
                 "server 127.0.0.1:8000;": f"server {setting.application};",
                 "listen 443 ssl http2; ": f"listen 127.0.0.1:{port} ssl http2; ",
                 "/etc/ssl/site.pem": str(setting.certificate.certificate),
@@ -140,7 +140,7 @@ async def nginx_tls(
         )
         return change(text)
 
-    upstream = "; server ".join(node.public for node in setting.nodes)
+    upstream = " ".join(node.public for node in setting.nodes)
     async with Nginx(upstream, setting.folder, configure) as program:
         yield Way(program.port, setting.certificate)
 

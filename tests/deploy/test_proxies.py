@@ -285,6 +285,36 @@ async def test_a_node_leaves_and_nobody_notices(place: Callable[..., Any], name:
         assert set(answers) == {GOOD}
 
 
+@pytest.mark.parametrize("name", [each for each in PROXIES if each.startswith("nginx")])
+async def test_a_node_is_back_and_the_other_leaves(place: Callable[..., Any], name: str) -> None:
+    """As in a rolling restart: as soon as the first node is ready again, the second one goes.
+
+    nginx must not be wary of the first for having refused it. (Those that ask for a node's health
+    need another look first.)
+    """
+    setting, [first, second] = await place(daemons=2, poll={"long_polling_interval": 3.0})
+    async with PROXIES[name](setting) as way, way.client() as client:
+
+        async def poll(number: int) -> int:
+            answer = await client.post(f"/message-bus/c{number}/poll?dlp=t", json={"/a": -1})
+            return answer.status_code
+
+        await first.stop()
+        statuses = [await poll(number) for number in range(8)]  # so that it has refused them
+        await first.restart()
+        # Polls that wait there tell nginx nothing about the node until they end.
+        waiting = [
+            asyncio.create_task(client.post(f"/message-bus/w{number}/poll", json={"/a": 0}))
+            for number in range(16)
+        ]
+        while await _parked(first) + await _parked(second) < len(waiting):
+            await asyncio.sleep(0.02)
+        await second.stop()
+        statuses += [await poll(number) for number in range(8, 24)]
+        statuses += [each.status_code for each in await asyncio.gather(*waiting)]
+    assert set(statuses) == {200}
+
+
 async def _parked(daemon: Daemon) -> int:
     stats = await daemon.api("GET", "stats")
     return int(stats["clients"]["stream"]) + int(stats["clients"]["long_poll"])

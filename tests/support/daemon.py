@@ -54,13 +54,20 @@ class Daemon:
 
     ``folder`` must exist and is the process' working directory; it keeps the configuration file
     and whatever relative paths the configuration names. With ``env`` variables are added to the
-    process' environment, which is the caller's without its own ``MESSAGEBUSD_`` settings.
+    process' environment, which is the caller's without its own ``MESSAGEBUSD_`` settings;
+    ``python`` is where it is installed.
     """
 
     def __init__(
-        self, folder: Path, config: Config | None = None, *, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        config: Config | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
     ) -> None:
         self.folder = folder
+        self._python = python
         self.key = secrets.token_urlsafe(24)
         self.addresses: dict[str, str] = {}
         self.stdout: list[str] = []
@@ -123,7 +130,7 @@ class Daemon:
         path = self.configure()
         self._ready.clear()
         self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            self._python,
             "-m",
             "messagebusd",
             "serve",

@@ -35,20 +35,25 @@ def places(directory: Path) -> dict[str, str]:
     }
 
 
+def servers(upstream: str) -> str:
+    """The lines of an upstream, "host:port" or several, as the shipped files have them."""
+    return " ".join(f"server {each} max_fails=0;" for each in upstream.split())
+
+
 def configuration(directory: Path, port: int, upstream: str) -> str:
     """The shipped nginx.conf, set for a test."""
     return adapted(
         "nginx.conf",
         {
             **places(directory),
-            "server 127.0.0.1:8090;": f"server {upstream};",
+            "server 127.0.0.1:8090 max_fails=0;": servers(upstream),
             "listen 80;": f"listen 127.0.0.1:{port};",
         },
     )
 
 
 class Nginx:
-    """An nginx process that forwards to ``upstream``, "host:port".
+    """An nginx process that forwards to ``upstream``, "host:port" or several with spaces between.
 
     ``configure`` makes its configuration from folder, port and upstream. Keeps its port over
     ``stop`` and ``start``. Use as an asynchronous context manager.

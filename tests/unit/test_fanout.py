@@ -287,6 +287,14 @@ def test_a_status_never_skips_what_has_yet_to_come():
     assert close(last) == []
 
 
+def test_a_message_for_nobody_here_fails_nothing(caplog):
+    store = Store()
+    first, *_ = crowd(store)
+    store.publish([("/a", Audience([99]))])
+    assert caplog.records == []
+    assert [each["data"] for each in close(first)] == [{"/a": 1}]
+
+
 def test_a_slice_is_all_that_one_turn_takes():
     store = Store()
     clients = crowd(store, 7)

@@ -277,6 +277,36 @@ async def test_a_token_that_is_refreshed(
             assert await told(page, "error") == []
 
 
+async def test_cookies_say_who_it_is(tmp_path: Path, context: BrowserContext, way: str) -> None:
+    """Unless the page says otherwise."""
+    seen: list[str | None] = []
+
+    async def lookup(request: web.Request) -> web.Response:
+        seen.append((await request.json())["headers"].get("cookie"))
+        return web.json_response({"user_id": 7, "cache_ttl": 0} if seen[-1] else {})
+
+    app = web.Application()
+    app.router.add_post("/lookup", lookup)
+    async with TestServer(app) as application:
+        webhook = {"url": str(application.make_url("/lookup"))}
+        config = {"lookup": {"mode": "webhook", "webhook": webhook}}
+        async with (
+            Daemon(tmp_path, config) as daemon,
+            origin_of(daemon, way, tmp_path) as origin,
+        ):
+            await context.add_cookies([{"name": "_t", "value": "seven", "url": origin}])
+            await daemon.publish("/foo", "for seven", user_ids=[7])
+            page = await open_ours(context, origin)
+            await page.start({"/foo": 0})
+            await page.wait_for("for seven")
+            assert seen == ["_t=seven"]
+            stranger = await open_ours(context, origin)
+            await stranger.start({"/foo": 0}, credentials="omit")
+            await state(stranger, "connected", mode="streaming")
+            assert seen[-1] is None
+            assert await stranger.data() == []
+
+
 # -- one connection for all tabs ------------------------------------------------------------------
 
 BY = pytest.mark.parametrize("by", ["worker", "page"])

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Three compilers in a row, on a machine that may be loaded.
+pytestmark = pytest.mark.timeout(240)
+
 ROOT = Path(__file__).parents[2]
 
 

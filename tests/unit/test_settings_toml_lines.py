@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from messagebusd.settings.toml_lines import KeyPath, locate_keys
+from tests.support.properties import examples
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def statements(draw: st.DrawFn) -> str:
 
 
 @given(st.lists(statements(), max_size=8).map("\n".join))
-@settings(max_examples=300, deadline=None)
+@examples(3)
 def test_every_key_is_found(text: str) -> None:
     try:
         data = tomllib.loads(text)

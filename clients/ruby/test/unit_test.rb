@@ -98,6 +98,44 @@ class FollowingTest < Minitest::Test
     Client::Subscription::Channels.new(positions, nil)
   end
 
+  VECTORS = JSON.parse(File.read(File.expand_path("../../vectors/following.json", __dir__)))
+
+  VECTORS.fetch("cases").each do |vector|
+    define_method("test_#{vector["name"]}") do
+      everything = Client::Subscription::Everything.new(vector["last_id"], nil) if vector.key?("last_id")
+      followed = everything || following(vector["channels"])
+      received = []
+      told = []
+      ending = nil
+      vector["lines"].each do |text|
+        message, notices = followed.take(text)
+        told.concat(notices.map { |notice| as_vector(notice) })
+        received << [message.channel, message.message_id] if message
+      rescue Client::Subscription::Ended, UnexpectedAnswer => error
+        ending = error
+      end
+      assert_equal vector["received"], received
+      assert_equal vector["notices"], told
+      expected = vector["error"] ? UnexpectedAnswer : (Client::Subscription::Ended if vector["end"])
+      assert_equal [expected], [ending&.class]
+      assert_equal vector["end"], ending.code if vector["end"]
+      if everything
+        assert_equal vector["last_id_after"], followed.last_id
+      else
+        assert_equal vector["positions"], followed.positions
+      end
+    end
+  end
+
+  def as_vector(notice)
+    case notice
+    when Gap
+      { "kind" => "gap", "channel" => notice.channel, "after" => notice.after_id, "up_to" => notice.before_id - 1 }
+    when Restarted
+      { "kind" => "restarted", "channel" => notice.channel, "last_id" => notice.last_id }
+    end
+  end
+
   def test_positions_follow_what_comes
     channels = following({ "/a" => 5, "/b" => -1, "/c" => nil })
     assert_equal [nil, []], channels.take("")

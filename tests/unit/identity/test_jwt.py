@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jwt.api_jws import PyJWS
 from multidict import CIMultiDict
@@ -24,6 +24,7 @@ from messagebusd.identity.jwt import MAX_TOKEN_BYTES, JwtLookup
 from messagebusd.identity.jwt_keys import one_key, public_key, read_key_set, secret_key
 from messagebusd.settings import LookupJwt
 from tests.support.clock import FakeClock
+from tests.support.properties import examples
 from tests.support.tokens import (
     ALGORITHMS,
     SECRET,
@@ -605,7 +606,7 @@ _TOKENS = {
 }
 
 
-@settings(max_examples=300)
+@examples(3)
 @given(
     kind=st.sampled_from(ALGORITHMS),
     place=st.integers(0, 2000),

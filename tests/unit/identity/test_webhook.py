@@ -5,7 +5,7 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from messagebusd.errors import LookupRefused, LookupUnavailable
@@ -14,6 +14,7 @@ from messagebusd.identity.breaker import FAILURES, LONGEST_PAUSE_SECONDS
 from messagebusd.identity.question import Questions
 from messagebusd.identity.webhook import WAITING_PER_CALL, WebhookLookup
 from tests.support.clock import FakeClock
+from tests.support.properties import examples
 from tests.unit.identity.callers import Caller
 
 
@@ -602,7 +603,7 @@ class Truth:
         await self.world.lookup.close()
 
 
-@settings(max_examples=200)
+@examples(2)
 @given(steps)
 def test_no_order_of_events_shows_anybody_what_is_not_his(steps):
     async def run():

@@ -122,7 +122,7 @@ def test_only_recent_traffic_takes_memory() -> None:
     clock = FakeClock()
     buckets = Buckets(100, 20.0, clock, max_buckets=50_000)
     most = 0
-    for number in range(200_000):
+    for number in range(20_000):
         clock.now += 0.0001  # ten thousand polls a second, each missed for 0.2 seconds
         buckets.of(number).take()
         most = max(most, len(buckets))
@@ -134,7 +134,7 @@ def test_a_flood_of_names_frees_nobody_and_locks_out_nobody() -> None:
     clock = FakeClock()
     buckets = Buckets(5, 1e6, clock, max_buckets=2_000)
     assert taken(buckets.of("storm")) == 5
-    for number in range(100_000):
+    for number in range(20_000):
         clock.now += 0.0001
         assert buckets.of(number).take() == 0.0
         assert len(buckets) <= 2_000

@@ -100,8 +100,11 @@ export class Channels implements Following {
   }
 
   #takeStatus(data: unknown): Taken {
+    if (typeof data !== "object" || data === null || Array.isArray(data)) {
+      throw new ProtocolError("a status without positions");
+    }
     const notices: Notice[] = [];
-    for (const [channel, id] of Object.entries(data ?? {})) {
+    for (const [channel, id] of Object.entries(data)) {
       const before = this.positions.get(channel);
       if (before === undefined || !Number.isInteger(id)) {
         throw new ProtocolError("a status of something that was not asked for");

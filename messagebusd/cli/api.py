@@ -24,7 +24,7 @@ PAGE_SIZE = 1000
 _MAX_DETAIL = 500
 _ONE_ANSWER = aiohttp.ClientTimeout(total=30)
 
-Query = Mapping[str, str | int | None]
+Query = Mapping[str, str | int | list[str] | None]
 T = TypeVar("T")
 
 
@@ -209,6 +209,14 @@ def _key(file: Path | None) -> str | None:
     return key or None
 
 
+_key_file_option = click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File with the API key. Without it, the key is taken from MESSAGEBUSD_KEY.",
+)
+
+
 def api_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command ``--url`` and ``--key-file``; it gets the ``Api`` as its argument ``api``.
 
@@ -225,15 +233,39 @@ def api_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="URL",
         help="Where the daemon's API is.",
     )
-    @click.option(
-        "--key-file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="File with the API key. Without it, the key is taken from MESSAGEBUSD_KEY.",
-    )
+    @_key_file_option
     @wraps(command)
     def run(url: str, key_file: Path | None, **arguments: Any) -> None:
         command(Api(url, _key(key_file)), **arguments)
+
+    return run
+
+
+def node_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for several daemons: the command gets a list of them as its argument ``nodes``."""
+
+    def urls(
+        context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+    ) -> list[str]:
+        return [_url(context, parameter, each) for each in values]
+
+    @click.option(
+        "--url",
+        "urls",
+        multiple=True,
+        envvar="MESSAGEBUSD_URL",
+        default=[DEFAULT_URL],
+        show_default=True,
+        show_envvar=True,
+        callback=urls,
+        metavar="URL",
+        help="Where a daemon's API is; once for each node.",
+    )
+    @_key_file_option
+    @wraps(command)
+    def run(urls: list[str], key_file: Path | None, **arguments: Any) -> None:
+        key = _key(key_file)
+        command([Api(url, key) for url in urls], **arguments)
 
     return run
 

@@ -14,6 +14,7 @@ from messagebusd.http import openapi
 from messagebusd.http.auth import KeyRing
 from messagebusd.http.call import through_aiohttp
 from messagebusd.http.exchange import answer, refuse_query
+from messagebusd.http.explaining import ExplainDoor
 from messagebusd.http.front import Route
 from messagebusd.http.inspection import InspectionDoor
 from messagebusd.http.publishing import PublishDoor
@@ -53,14 +54,10 @@ class Api:
         self._subscribe = SubscribeDoor(
             bus, keys, metrics, poll_limits, body_timeout, heartbeat, clock
         )
-        self._inspect = InspectionDoor(
-            bus,
-            keys,
-            metrics,
-            siblings or Siblings(),
-            body_timeout,
-            clock,
-            started,
+        siblings = siblings or Siblings()
+        self._inspect = InspectionDoor(bus, keys, metrics, siblings, body_timeout, clock, started)
+        self._explain = ExplainDoor(
+            bus, keys, metrics, poll_limits, publish_rules.channels, siblings
         )
         self._document = msgspec.json.encode(openapi.document())
 
@@ -82,6 +79,7 @@ class Api:
             _get(f"{PREFIX}clients", inspect.clients),
             web.post(f"{PREFIX}clients/disconnect", inspect.disconnect),
             web.post(f"{PREFIX}lookups/invalidate", inspect.invalidate),
+            _get(f"{PREFIX}explain", self._explain.explain),
             _get(f"{PREFIX}stats", inspect.stats),
             _get(f"{PREFIX}openapi.json", self._openapi),
         ]
@@ -100,6 +98,7 @@ class Api:
         return [
             web.post("/subscribers", inspect.sibling_subscribers),
             web.post("/clients", inspect.sibling_clients),
+            web.post("/explain", self._explain.sibling_explain),
             web.post("/stats", inspect.sibling_stats),
         ]
 

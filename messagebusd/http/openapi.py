@@ -224,6 +224,23 @@ def _calls() -> dict[str, dict[str, Operation]]:
                 problems=(503,),
             )
         },
+        "explain": {
+            "get": operation(
+                "explain",
+                "Why somebody got a message, or not, as far as this node knows",
+                scope="admin",
+                parameters=[
+                    channel,
+                    query("message_id", COUNT, required=True),
+                    query("user_id", TEXT, "Read as JSON if it is JSON, else as text"),
+                    query("client_id", TEXT, "With user_id: this client of that user"),
+                    query("group_id", {"type": "array", "items": TEXT}, "Groups of the user"),
+                    site,
+                ],
+                answer=json_answer("Explanation"),
+                problems=(503,),
+            )
+        },
         "stats": {
             "get": operation(
                 "stats",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
+from messagebusd.explain.answer import Conclusion
+from messagebusd.explain.words import About
 from messagebusd.http.following import Ending
 from messagebusd.http.publishing import MAX_BATCH_MESSAGES
 from messagebusd.protocol.channels import STATUS_CHANNEL
@@ -201,6 +203,29 @@ SCHEMAS: dict[str, Schema] = {
                 )
             ),
             "next": _nullable("string", description="What to pass as after; null at the end"),
+        },
+        _UNAVAILABLE,
+    ),
+    "Explanation": _object(
+        {
+            "node": _text("Whose knowledge this is: the node's host name"),
+            "conclusion": {"enum": list(get_args(Conclusion))},
+            "answer": _text("The conclusion in words"),
+            "facts": _list(
+                _object(
+                    {
+                        "about": {"enum": list(get_args(About))},
+                        "code": _text("What it says, for programs"),
+                        "text": _text("The same in words"),
+                    },
+                    {
+                        "at": {"type": "number", "description": "Seconds since the epoch"},
+                        "until": {"type": "number", "description": "The end of what began then"},
+                        "worker": {"type": "integer", "minimum": 1},
+                        "client_id": {"type": "string"},
+                    },
+                )
+            ),
         },
         _UNAVAILABLE,
     ),

@@ -64,8 +64,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "supervisor": ({"*"}, {"uvloop"}),
     "demo": ({"*"}, {"aiohttp", "msgspec", "yarl"}),
     "doctor": (
-        {"backends", "doctor", "errors", "protocol", "settings"},
-        {"asyncpg", "hiredis"},
+        {"backends", "doctor", "errors", "identity", "protocol", "settings"},
+        {"aiohttp", "asyncpg", "hiredis", "msgspec"},
     ),
     "cli": ({"*"}, {"aiohttp", "click", "msgspec", "yarl"}),
     "__main__": ({"cli"}, set()),

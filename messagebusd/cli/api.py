@@ -193,7 +193,13 @@ def _url(context: click.Context, parameter: click.Parameter, value: str) -> str:
     return value.rstrip("/")
 
 
-def _key(file: Path | None) -> str | None:
+def valid_url(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A callback for options that may be left out: an address without path, query or password."""
+    return None if value is None else _url(context, parameter, value)
+
+
+def read_key(file: Path | None) -> str | None:
+    """The key in this file, or else in the environment. Raises ApiError."""
     if file is None:
         source, key = "MESSAGEBUSD_KEY", os.environ.get("MESSAGEBUSD_KEY", "").strip()
     else:
@@ -209,7 +215,7 @@ def _key(file: Path | None) -> str | None:
     return key or None
 
 
-_key_file_option = click.option(
+key_file_option = click.option(
     "--key-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -233,10 +239,10 @@ def api_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="URL",
         help="Where the daemon's API is.",
     )
-    @_key_file_option
+    @key_file_option
     @wraps(command)
     def run(url: str, key_file: Path | None, **arguments: Any) -> None:
-        command(Api(url, _key(key_file)), **arguments)
+        command(Api(url, read_key(key_file)), **arguments)
 
     return run
 
@@ -261,10 +267,10 @@ def node_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="URL",
         help="Where a daemon's API is; once for each node.",
     )
-    @_key_file_option
+    @key_file_option
     @wraps(command)
     def run(urls: list[str], key_file: Path | None, **arguments: Any) -> None:
-        key = _key(key_file)
+        key = read_key(key_file)
         command([Api(url, key) for url in urls], **arguments)
 
     return run

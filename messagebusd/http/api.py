@@ -17,6 +17,8 @@ from messagebusd.http.exchange import answer, refuse_query
 from messagebusd.http.explaining import ExplainDoor
 from messagebusd.http.front import Route
 from messagebusd.http.inspection import InspectionDoor
+from messagebusd.http.probing import ProbeDoor, Probes
+from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.publishing import PublishDoor
 from messagebusd.http.reading import ReadDoor
 from messagebusd.http.siblings import Siblings
@@ -44,6 +46,7 @@ class Api:
         poll_limits: PollLimits,
         *,
         siblings: Siblings | None = None,
+        probes: Probes | None = None,
         body_timeout: float,
         heartbeat: float = HEARTBEAT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
@@ -59,6 +62,7 @@ class Api:
         self._explain = ExplainDoor(
             bus, keys, metrics, poll_limits, publish_rules.channels, siblings
         )
+        self._probe = ProbeDoor(probes or Probes(TrustedProxies(())), keys, siblings)
         self._document = msgspec.json.encode(openapi.document())
 
     def routes(self) -> list[web.RouteDef]:
@@ -80,6 +84,8 @@ class Api:
             web.post(f"{PREFIX}clients/disconnect", inspect.disconnect),
             web.post(f"{PREFIX}lookups/invalidate", inspect.invalidate),
             _get(f"{PREFIX}explain", self._explain.explain),
+            web.post(f"{PREFIX}probes", self._probe.announce),
+            _get(f"{PREFIX}probes", self._probe.tell),
             _get(f"{PREFIX}stats", inspect.stats),
             _get(f"{PREFIX}openapi.json", self._openapi),
         ]
@@ -99,6 +105,8 @@ class Api:
             web.post("/subscribers", inspect.sibling_subscribers),
             web.post("/clients", inspect.sibling_clients),
             web.post("/explain", self._explain.sibling_explain),
+            web.post("/probes/expect", self._probe.sibling_expect),
+            web.post("/probes/tell", self._probe.sibling_tell),
             web.post("/stats", inspect.sibling_stats),
         ]
 

@@ -241,6 +241,21 @@ def _calls() -> dict[str, dict[str, Operation]]:
                 problems=(503,),
             )
         },
+        "probes": {
+            "post": operation(
+                "announce_probe",
+                "Make a client id, and have it noted how its polls arrive",
+                scope="admin",
+                answer=json_answer("Probe"),
+            ),
+            "get": operation(
+                "probe",
+                "How the latest poll of such a client id arrived",
+                scope="admin",
+                parameters=[query("client_id", TEXT, required=True)],
+                answer=json_answer("Arrived"),
+            ),
+        },
         "stats": {
             "get": operation(
                 "stats",

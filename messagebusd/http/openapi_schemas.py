@@ -229,6 +229,26 @@ SCHEMAS: dict[str, Schema] = {
         },
         _UNAVAILABLE,
     ),
+    "Probe": _object({"client_id": {"type": "string"}}, _UNAVAILABLE),
+    "Arrived": _object(
+        {
+            "arrival": _object(
+                {
+                    "method": {"type": "string"},
+                    "version": {"type": "string"},
+                    "peer": _text("Who connected"),
+                    "trusted": {"type": "boolean"},
+                    "remote_addr": _text("For whom he asks, if he is trusted"),
+                    "host": _nullable("string"),
+                    "forwarded_for": _nullable("string"),
+                    "forwarded_proto": _nullable("string"),
+                    "headers": _list({"type": "string"}, description="Their names"),
+                }
+            )
+            | {"type": ["object", "null"]}
+        },
+        _UNAVAILABLE,
+    ),
     "Stats": _object(
         {
             "version": {"type": "string"},

@@ -233,6 +233,20 @@ async def test_what_is_explained_is_of_all_workers(
         assert workers == {1, 2}
 
 
+async def test_a_probe_is_known_to_all_workers(
+    start_daemon: StartDaemon, config: Configure
+) -> None:
+    daemon = await start_daemon(config())
+    for _ in range(8):  # each of these may reach any worker
+        _, text = await get(daemon, "/api/v1/probes?client_id=none")
+        assert json.loads(text) == {"arrival": None}
+        client_id = (await daemon.api("POST", "probes"))["client_id"]
+        async with await RawConnection.open(daemon.url) as connection:
+            await connection.send(poll(client_id)).chunk_count(1)
+        _, text = await get(daemon, f"/api/v1/probes?client_id={client_id}")
+        assert json.loads(text)["arrival"]["peer"] == "127.0.0.1"
+
+
 async def test_each_worker_holds_its_part_of_the_polls(
     start_daemon: StartDaemon, config: Configure
 ) -> None:

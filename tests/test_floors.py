@@ -67,6 +67,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"backends", "doctor", "errors", "identity", "protocol", "settings"},
         {"aiohttp", "asyncpg", "hiredis", "msgspec"},
     ),
+    "shadow": ({"protocol", "shadow"}, {"aiohttp", "msgspec", "multidict", "yarl"}),
     "cli": ({"*"}, {"aiohttp", "click", "msgspec", "yarl"}),
     "__main__": ({"cli"}, set()),
     "__init__": (set(), set()),

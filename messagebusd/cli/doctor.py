@@ -34,7 +34,7 @@ def doctor(
     headers_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Examine the store, the application's answers, and the way through the proxy.
+    """Examine the store, the application, and the way through the proxy.
 
     Prints one line for each check: ok, warning or problem, what was found, and after an arrow what
     to do. Exits with 1 if there is a problem. Changes nothing; run it as the daemon's user.

@@ -64,6 +64,9 @@ def _conclude(case: Case) -> tuple[Conclusion, str, str]:
     if Outcome.IN_DOUBT in outcomes:
         then = _next_poll(case)
         return "in_doubt", f"{who} may have been given {what} or not: it came in between", then
+    if Outcome.ASKED_FOR_THE_LAST in outcomes:
+        last = f"{who} asked for the last few messages, and {what} may have been one of them"
+        return "in_doubt", last, _next_poll(case)
     if Outcome.POSITION_BEYOND in outcomes:
         told = "it was given it before, or was told by a status to skip it"
         return "had_it", f"the client of {who} asked from beyond {what}: {told}", ""
@@ -74,7 +77,7 @@ def _conclude(case: Case) -> tuple[Conclusion, str, str]:
         case.user_id is not None or not case.polls
     ):
         return "not_allowed", f"{who} may not subscribe to the channel", ""
-    if outcomes & {Outcome.ASKED_FOR_NOTHING_OLD, Outcome.ASKED_FOR_FEWER}:
+    if Outcome.ASKED_FOR_NOTHING_OLD in outcomes:
         old = f"{who} polled after {what} had come, and did not ask for messages that old"
         hint = "To get it, a page has to subscribe with the last id that it was rendered with."
         return "not_asked_for", old, hint

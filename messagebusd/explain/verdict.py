@@ -30,7 +30,7 @@ class Outcome(enum.Enum):
     IN_DOUBT = "in_doubt"
     POSITION_BEYOND = "position_beyond"
     ASKED_FOR_NOTHING_OLD = "asked_for_nothing_old"
-    ASKED_FOR_FEWER = "asked_for_fewer"
+    ASKED_FOR_THE_LAST = "asked_for_the_last"
     CUT_SHORT = "cut_short"
     NOT_SUBSCRIBED = "not_subscribed"
     OTHER_SITE = "other_site"
@@ -196,8 +196,9 @@ def _catching_up(
         return Outcome.ASKED_FOR_NOTHING_OLD
     if position >= message_id:
         return Outcome.POSITION_BEYOND
-    if position < -1 and message_id <= last_id + 1 + position:
-        return Outcome.ASKED_FOR_FEWER
+    if position < -1 and last_id - message_id >= -1 - position:
+        # There were fewer messages then, and ids may have gaps: perhaps it was one of the last.
+        return Outcome.ASKED_FOR_THE_LAST
     if caught_up.truncated or caught_up.since == NEVER:
         return Outcome.CUT_SHORT
     return Outcome.BACKLOG

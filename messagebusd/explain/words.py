@@ -298,10 +298,9 @@ def _outcome(case: Case, poll: PollFound) -> str:
                 "it began after the message and asked for nothing old "
                 f"(position {'null' if poll.position is None else poll.position})"
             )
-        case Outcome.ASKED_FOR_FEWER:
-            return (
-                f"it asked for the last {-1 - (poll.position or 0)} messages, of which it is none"
-            )
+        case Outcome.ASKED_FOR_THE_LAST:
+            count = -1 - (poll.position or 0)
+            return f"it asked for the last {count} messages; whether it was one is not recorded"
         case Outcome.CUT_SHORT:
             return "its answer ended before its backlog did; its client's next poll goes on there"
         case Outcome.NOT_SUBSCRIBED:

@@ -400,7 +400,9 @@ async def test_who_asked_for_the_last_few():
     for _ in range(3):
         await world.publish()
     await world.poll({"/a": -3})
-    assert (await world.explain(1)).conclusion == "not_asked_for"
+    found = await world.explain(1)
+    assert (found.conclusion, codes(found)) == ("in_doubt", ["asked_for_the_last"])
+    assert "asked for the last 2 messages" in fact(found, "asked_for_the_last").text
     assert (await world.explain(2)).conclusion == "given"
 
 

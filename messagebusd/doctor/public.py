@@ -7,7 +7,8 @@ import json
 import secrets
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -15,10 +16,12 @@ import aiohttp
 from messagebusd.doctor import public_findings as judge
 from messagebusd.doctor.daemon import Daemon, DaemonUnreachable
 from messagebusd.doctor.public_findings import FORGED_ADDRESS, FORGED_USER, Observed
-from messagebusd.doctor.report import Report, warning
+from messagebusd.doctor.report import Report
 from messagebusd.doctor.streams import Poll
 from messagebusd.protocol.rules import ChannelRules
 from messagebusd.settings import Settings
+
+T = TypeVar("T")
 
 CHANNEL = "/__messagebusd_doctor/public"
 # A frame that takes longer was held back; message-bus.js waits for three seconds.
@@ -53,14 +56,7 @@ async def examine(
         skip_auto_headers=("Accept-Encoding",),
     )
     async with session, Daemon(settings, key) as daemon:
-        examination = _Examination(settings, url, session, daemon, dict(headers or {}))
-        try:
-            observed = await examination.run()
-        except DaemonUnreachable as error:
-            advice = "run the doctor where the daemon runs, with its configuration and a key"
-            report.add(warning("public.daemon", str(error), advice))
-            examination.daemon = None
-            observed = await examination.run()
+        observed = await _Examination(settings, url, session, daemon, dict(headers or {})).run()
     report.extend(judge.all_findings(observed, settings))
 
 
@@ -70,14 +66,15 @@ class _Examination:
         settings: Settings,
         url: str,
         session: aiohttp.ClientSession,
-        daemon: Daemon | None,
+        daemon: Daemon,
         headers: dict[str, str],
     ) -> None:
         self._settings = settings
         self._root = url.rstrip("/")
         self._polls = f"{self._root}{settings.server.base_route}message-bus/"
         self._session = session
-        self.daemon: Daemon | None = daemon
+        # None once it could not be asked.
+        self._daemon: Daemon | None = daemon
         self._headers = {"Content-Type": "application/json", **headers}
         parts = urlsplit(url)
         self._host = parts.hostname or ""
@@ -100,10 +97,19 @@ class _Examination:
             await idle.close()
         return seen
 
+    async def _ask(self, what: Callable[[Daemon], Awaitable[T]]) -> T | None:
+        """Ask the daemon; None if that is not possible, and from then on nothing is asked."""
+        if self._daemon is None:
+            return None
+        try:
+            return await what(self._daemon)
+        except DaemonUnreachable as error:
+            self._seen.unasked = str(error)
+            self._daemon = None
+            return None
+
     async def _client_id(self) -> str:
-        if self.daemon is None:
-            return f"doctor-{secrets.token_hex(12)}"
-        return await self.daemon.probe()
+        return await self._ask(Daemon.probe) or f"doctor-{secrets.token_hex(12)}"
 
     def _start(
         self, client_id: str, positions: Mapping[str, int | None], query: str = "", **more: str
@@ -125,9 +131,8 @@ class _Examination:
         await poll.until_end(2 * HELD_BACK_SECONDS)
         self._seen.immediate = poll.seen
         await poll.close()
-        if self.daemon is not None:
-            self._seen.was_announced = True
-            self._seen.arrival = await self.daemon.arrival(client_id)
+        self._seen.was_announced = self._daemon is not None
+        self._seen.arrival = await self._ask(lambda daemon: daemon.arrival(client_id))
 
     async def _stream(self) -> None:
         seen, client_id = self._seen, await self._client_id()
@@ -139,26 +144,27 @@ class _Examination:
         poll = self._start(client_id, {CHANNEL: -1}, **forged)
         seen.stream = poll.seen
         try:
-            if await poll.until_frames(1, HELD_BACK_SECONDS) and self.daemon is not None:
-                seen.client = await self.daemon.client(client_id)
+            if await poll.until_frames(1, HELD_BACK_SECONDS):
+                seen.client = await self._ask(lambda daemon: daemon.client(client_id))
                 if seen.may_listen and poll.seen.is_stream:
-                    await self._publish(self.daemon, poll, client_id)
+                    await self._publish(poll, client_id)
         finally:
             await poll.close()
 
-    async def _publish(self, daemon: Daemon, poll: Poll, client_id: str) -> None:
+    async def _publish(self, poll: Poll, client_id: str) -> None:
         site_id = None if self._seen.client is None else self._seen.client["site_id"]
+        publication = {
+            "channel": CHANNEL,
+            "data": "from messagebusd doctor",
+            "client_ids": [client_id],
+            "site_id": site_id,
+            "max_backlog_age": 60,
+        }
         for number in range(MESSAGES):
             since = time.monotonic()
-            await daemon.publish(
-                {
-                    "channel": CHANNEL,
-                    "data": number,
-                    "client_ids": [client_id],
-                    "max_backlog_age": 60,
-                    **({} if site_id is None else {"site_id": site_id}),
-                }
-            )
+            await self._ask(lambda daemon: daemon.publish(publication))
+            if self._daemon is None:
+                return
             came = await poll.until_frames(number + 2, HELD_BACK_SECONDS)
             self._seen.delays.append(time.monotonic() - since if came else None)
             if not came:

@@ -18,6 +18,8 @@ SLOW_FIRST_FRAME = 2.0
 SLOW_MESSAGE = 1.0
 # Deadlines have a downward jitter, and buckets.
 INTERVAL_PART = 0.9
+# Content encodings that change nothing.
+PLAIN = ("", "identity")
 # What is sent to see whether a visitor is believed; the address is nobody's (RFC 5737).
 FORGED_USER = "messagebusd-doctor"
 FORGED_ADDRESS = "203.0.113.77"
@@ -25,13 +27,15 @@ FORGED_ADDRESS = "203.0.113.77"
 
 @dataclass(slots=True)
 class Observed:
-    """What was seen from outside, and what arrived. None: not looked at."""
+    """What was seen from outside, and what arrived; None where that is not known. ``unasked`` is
+    why the daemon could not be asked."""
 
     scheme: str
     host: str
     immediate: Seen = field(default_factory=Seen)
     arrival: dict[str, Any] | None = None
     was_announced: bool = False
+    unasked: str = ""
     stream: Seen = field(default_factory=Seen)
     client: dict[str, Any] | None = None
     delays: list[float | None] = field(default_factory=list)
@@ -44,6 +48,9 @@ class Observed:
 
 def all_findings(seen: Observed, settings: Settings) -> Iterator[Finding]:
     """Everything, from the way in to what comes out. What cannot be known is left out."""
+    if seen.unasked:
+        advice = "run the doctor where the daemon runs, with its configuration and a key"
+        yield warning("public.daemon", seen.unasked, advice)
     reached = reachable(seen, settings)
     yield reached
     if reached.level == "problem":
@@ -124,6 +131,8 @@ def version(seen: Observed) -> Iterator[Finding]:
 def first_frame(seen: Observed) -> Iterator[Finding]:
     """Whether a stream begins when it is asked for."""
     check, stream = "public.first_frame", seen.stream
+    if stream.encoding not in PLAIN:
+        return  # nothing can be read of it
     if stream.error:
         yield problem(check, f"a stream broke off: {stream.error}", "see the proxy's error log")
     elif stream.status in (401, 403):
@@ -190,7 +199,7 @@ def messages(seen: Observed) -> Iterator[Finding]:
 
 def compression(seen: Observed) -> Finding:
     """Whether streams come as they are."""
-    if seen.stream.encoding not in ("", "identity"):
+    if seen.stream.encoding not in PLAIN:
         return problem(
             "public.compression",
             f"streams are compressed ({seen.stream.encoding}): a compressor waits for more to come",

@@ -112,11 +112,7 @@ BAD: dict[str, tuple[Change, dict[str, str]]] = {
         replacing(
             ("gzip off;", "gzip on; gzip_proxied any; gzip_types text/plain; gzip_min_length 0;")
         ),
-        {
-            "public.compression": "compressed (gzip)",
-            "public.first_frame": "",
-            "public.messages": "",
-        },
+        {"public.compression": "compressed (gzip)"},
     ),
     "a short timeout": (
         replacing(("proxy_read_timeout 60s;", "proxy_read_timeout 1s;")),
@@ -282,6 +278,20 @@ async def test_without_a_key_less_is_known(tmp_path: Path) -> None:
         assert "public.daemon" in bad(found)
         assert "public.first_frame" in found
         assert "public.address" not in found
+        assert bad(found) == {"public.daemon"}
+
+
+async def test_a_key_that_may_not_publish(tmp_path: Path) -> None:
+    keys = [{"name": "watcher", "token": "watching", "scopes": ["admin"]}]
+    async with running(tmp_path, api={"keys": keys}) as daemon:
+        async with proxied(daemon, tmp_path / "nginx") as url:
+            settings = load_settings(daemon.folder / "bus.toml", {}, {}).settings
+            report = await examine(settings, public_url=url, key="watching")
+        found = {each.check: each for each in report.findings}
+        assert bad(found) == {"public.daemon"}
+        assert "the scopes publish and admin" in found["public.daemon"].found
+        assert found["public.address"].level is Level.OK
+        assert "public.messages" not in found
 
 
 async def test_the_command(tmp_path: Path) -> None:

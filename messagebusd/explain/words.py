@@ -178,12 +178,13 @@ def _whom(audience: Audience) -> str:
             return ""
         rest = len(ids) - SHOWN_IDS
         shown = ", ".join(map(shown_id, ids[:SHOWN_IDS]))
-        return f"the {kind} {shown}{f' and {rest} more' if rest > 0 else ''}"
+        more = f" and {rest} more" if rest > 0 else ""
+        return f"the {kind}{'' if len(ids) == 1 else 's'} {shown}{more}"
 
     people = " and ".join(
-        filter(None, (named("users", audience.user_ids), named("groups", audience.group_ids)))
+        filter(None, (named("user", audience.user_ids), named("group", audience.group_ids)))
     )
-    clients = named("clients", audience.client_ids)
+    clients = named("client", audience.client_ids)
     return f"{clients}, of {people}" if people and clients else people or clients
 
 

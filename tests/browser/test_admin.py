@@ -238,7 +238,7 @@ async def test_it_is_explained_who_got_a_message(admin: Admin) -> None:
             await admin.page.get_by_label("User").fill(user)
             await admin.page.get_by_role("button", name="Explain").click()
             await expect(answer).to_contain_text(says)
-    await expect(answer).to_contain_text("it is for the users 7 only")
+    await expect(answer).to_contain_text("it is for the user 7 only")
     assert admin.complaints == []
 
 

@@ -122,7 +122,7 @@ async def test_the_command_tells_it_in_lines(daemon: HostedDaemon) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         first, *facts = done.stdout.splitlines()
         assert first.endswith(": user 7 was given message 1, by client client-1")
-        assert "  audience: it is for the users 7 only" in facts
+        assert "  audience: it is for the user 7 only" in facts
         assert any(line.startswith("  poll client-1: 20") for line in facts)
 
         # A second node: what the store says is not said again. One that is down is named.
@@ -131,7 +131,7 @@ async def test_the_command_tells_it_in_lines(daemon: HostedDaemon) -> None:
         assert done.returncode == 1
         assert done.stderr.startswith("error: cannot connect to http://127.0.0.1:1")
         assert done.stdout.count("user 7 was given message 1") == 2
-        assert done.stdout.count("it is for the users 7 only") == 1
+        assert done.stdout.count("it is for the user 7 only") == 1
 
         done = await command(*about, "--json", key=daemon.key)
         assert json.loads(done.stdout)["conclusion"] == "given"

@@ -26,6 +26,8 @@ from messagebusd.protocol.requests import Mode
 MAX_RECORDS = 8192
 MAX_CHANNELS = 16 * MAX_RECORDS
 MAX_RESTARTS = 8
+# What is kept when room is made.
+KEPT_PART = 15 / 16
 
 
 class Announced(NamedTuple):
@@ -102,24 +104,22 @@ assert Ended._fields.index("channels") == _CHANNELS
 class _Polls:
     """A ring of records of polls: plain tuples, which cost half of named ones."""
 
-    __slots__ = ("_channels", "count", "dropped_at", "records")
+    __slots__ = ("channels", "count", "dropped_at", "records")
 
     def __init__(self) -> None:
-        # How many there were, so far.
-        self.count = 0
         self.records: deque[tuple[Any, ...]] = deque()
-        self._channels = 0
+        # How many have ended so far, and how many channels are kept.
+        self.count = 0
+        self.channels = 0
         # When the latest record that is gone was made.
         self.dropped_at: float | None = None
 
-    def append(self, record: tuple[Any, ...], channels: int) -> None:
-        self.count += 1
+    def make_room(self) -> None:
+        """Forget the oldest ones, a part of all at a time."""
         records = self.records
-        records.append(record)
-        self._channels += channels
-        while len(records) > MAX_RECORDS or self._channels > MAX_CHANNELS:
+        while len(records) > MAX_RECORDS * KEPT_PART or self.channels > MAX_CHANNELS * KEPT_PART:
             gone = records.popleft()
-            self._channels -= len(gone[_CHANNELS])
+            self.channels -= len(gone[_CHANNELS])
             self.dropped_at = gone[_CHANNELS - 1]
 
 
@@ -168,8 +168,9 @@ class Recent:
         truncated: bool = False,
     ) -> None:
         """A poll has read its backlog, from these positions on."""
-        channels = connection.channels
-        self._caught_up.append(
+        channels, polls = connection.channels, self._caught_up
+        polls.channels += len(channels)
+        polls.records.append(
             (
                 connection.client_id,
                 connection.seq,
@@ -179,15 +180,18 @@ class Recent:
                 tuple(positions),
                 began,
                 truncated,
-            ),
-            len(channels),
+            )
         )
+        if polls.channels > MAX_CHANNELS or len(polls.records) > MAX_RECORDS:
+            polls.make_room()
 
     def ended(self, connection: Connection, reason: CloseReason, turn: int) -> None:
         """A poll is about to be forgotten."""
         self._observer.poll_ended(connection.mode, reason)
-        channels = connection.channels
-        self._ended.append(
+        channels, polls = connection.channels, self._ended
+        polls.channels += len(channels)
+        polls.count += 1
+        polls.records.append(
             (
                 connection.client_id,
                 connection.seq,
@@ -202,10 +206,11 @@ class Recent:
                 connection.parked_at,
                 turn,
                 reason,
-                self._ended.count + 1,
-            ),
-            len(channels),
+                polls.count,
+            )
         )
+        if polls.channels > MAX_CHANNELS or len(polls.records) > MAX_RECORDS:
+            polls.make_room()
 
     def restarted(self, turn: int, channels: Collection[str]) -> None:
         """The ids of these channels began anew."""

@@ -205,8 +205,10 @@ class MessageBus:
         ``will_park`` says that the poll parks if it has missed nothing, so that messages which are
         on their way to this worker need not be in what it is told first.
         """
+        began = self.hub.turn
         if will_park and self._is_up_to_date(connection.channels, positions):
             connection.settle({})
+            self.hub.recent.caught_up(connection, positions, began)
             return NO_NEWS
         if not self.backend.is_immediate:
             self.hub.add(connection)
@@ -219,11 +221,14 @@ class MessageBus:
                 plan = catchup.plan(asked, last_ids)
                 if plan.replays or connection.has_heard:
                     catch_up = _CatchUp(self.backend, connection, last_ids, self.max_backlog_bytes)
-                    return await catch_up.run(plan)
+                    news = await catch_up.run(plan)
+                    self.hub.recent.caught_up(connection, positions, began, news.truncated)
+                    return news
         except BaseException:
             self.hub.remove_unanswered(connection)
             raise
         connection.settle({})
+        self.hub.recent.caught_up(connection, positions, began)
         return News(status=_unqualified(plan.status)) if plan.status else NO_NEWS
 
     def _is_current(self, connection: Connection) -> bool:

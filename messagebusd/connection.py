@@ -23,7 +23,7 @@ from messagebusd.protocol.ratelimit import Bucket
 from messagebusd.protocol.requests import Mode
 
 if TYPE_CHECKING:
-    from messagebusd.hub import Due, Hub
+    from messagebusd.hub import Hub
 
 
 class State(enum.Enum):
@@ -63,8 +63,28 @@ class Viewer(Protocol):
     def is_admin(self) -> bool: ...
 
 
+class MessageFilter(Protocol):
+    """The declared message filters (SPEC 6)."""
+
+    def allow(self, message: Message, viewer: Viewer, client_id: str) -> bool: ...
+    def concerns(self, channel: str) -> bool: ...
+    def refusals(
+        self, message: Message, viewer: Viewer, client_id: str, now: float
+    ) -> list[str]: ...
+
+
 # No turn of the hub comes after this one.
 NEVER = sys.maxsize
+
+
+class Due:
+    """Polls that end together."""
+
+    __slots__ = ("connections", "tick")
+
+    def __init__(self, tick: int) -> None:
+        self.tick = tick
+        self.connections: dict[Connection, None] = {}
 
 
 class Connection(asyncio.Protocol):

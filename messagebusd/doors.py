@@ -25,6 +25,7 @@ from messagebusd.http.front import Route, routes
 from messagebusd.http.limits import PollGate
 from messagebusd.http.middleware import Errors
 from messagebusd.http.poll import PollDoor
+from messagebusd.http.probing import Probes
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.scripts import ClientScripts
 from messagebusd.http.siblings import Siblings
@@ -75,6 +76,7 @@ class Doors:
         self._settings = settings
         self._lasting = lasting
         self.proxies = TrustedProxies(settings.server.trusted_proxies)
+        self._probes = Probes(self.proxies)
         self.rules = publish_rules(settings)
         self.admin: AdminDoor | None = None
 
@@ -118,7 +120,7 @@ class Doors:
             lookup,
             lasting.metrics,
             CorsPolicy(**settings.cors.model_dump()),
-            self.proxies,
+            self._probes,
             settings.poll,
             self.rules,
             SiteMap(settings.sites),
@@ -134,6 +136,7 @@ class Doors:
             self.rules,
             PollLimits(max_channels=poll.max_channels, max_channel=poll.max_channel),
             siblings=lasting.siblings,
+            probes=self._probes,
             body_timeout=poll.body_timeout,
             started=lasting.started,
         )

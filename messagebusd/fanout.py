@@ -46,11 +46,16 @@ class Scheduler(Protocol):
     def call_soon(self, callback: Callable[[], object], /) -> Timer: ...
 
 
-class Observer(Protocol):
+class DeliveryObserver(Protocol):
+    """Where finished deliveries are reported."""
+
+    def dispatched(self, delivery: Delivery) -> None: ...
+
+
+class Observer(DeliveryObserver, Protocol):
     """Where it is reported what happened, for the metrics."""
 
     def poll_ended(self, mode: Mode, reason: CloseReason) -> None: ...
-    def dispatched(self, delivery: Delivery) -> None: ...
 
 
 class FanOut:
@@ -169,7 +174,7 @@ class Topic:
 class FanOuts:
     """All fan-outs under way. Channels take turns."""
 
-    def __init__(self, scheduler: Scheduler, observer: Observer) -> None:
+    def __init__(self, scheduler: Scheduler, observer: DeliveryObserver) -> None:
         self._scheduler = scheduler
         self._observer = observer
         self._unfinished: deque[FanOut] = deque()

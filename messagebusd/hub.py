@@ -11,15 +11,15 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
 
-from messagebusd.connection import NEVER, CloseReason, Connection, State, Viewer
+from messagebusd.connection import NEVER, CloseReason, Connection, Due, MessageFilter, State
 from messagebusd.delivery import Delivery
 from messagebusd.fanout import FanOuts, Observer, Scheduler, Timer, Topic
 from messagebusd.feeds import Feed, Feeds
 from messagebusd.people import People
 from messagebusd.protocol.message import Id, Message
 from messagebusd.protocol.requests import Mode
+from messagebusd.recent import Recent
 
 # Deadlines are kept in buckets of this many seconds; polls of one bucket end together.
 TICK_SECONDS = 0.1
@@ -27,23 +27,6 @@ TICK_SECONDS = 0.1
 JITTER = 0.05
 # How long an ended response may make no progress before its connection is reset.
 LINGER_SECONDS = 10.0
-
-
-class MessageFilter(Protocol):
-    """The declared message filters (SPEC 6)."""
-
-    def allow(self, message: Message, viewer: Viewer, client_id: str) -> bool: ...
-    def concerns(self, channel: str) -> bool: ...
-
-
-class Due:
-    """Polls that end together."""
-
-    __slots__ = ("connections", "tick")
-
-    def __init__(self, tick: int) -> None:
-        self.tick = tick
-        self.connections: dict[Connection, None] = {}
 
 
 class Hub:
@@ -69,7 +52,7 @@ class Hub:
         self.max_client_buffer = max_client_buffer
         self.filters = filters
         self._scheduler = scheduler
-        self._observer = observer
+        self.recent = Recent(observer, scheduler.time)
         self._jitter = jitter
         # How many times something was announced.
         self.turn = 0
@@ -78,7 +61,7 @@ class Hub:
         self._catching_up: set[Connection] = set()
         self._people = People()
         self._buckets: dict[int, Due] = {}
-        self._fan_outs = FanOuts(scheduler, observer)
+        self._fan_outs = FanOuts(scheduler, self.recent)
         # Ended responses that are still being sent: when to look again, and what was unsent then.
         self._lingering: dict[Connection, tuple[float, int]] = {}
         self._feeds = Feeds()
@@ -106,6 +89,10 @@ class Hub:
     def connections(self) -> Iterable[Connection]:
         """All parked polls."""
         return self._people
+
+    def polls_of(self, client_id: str | None, user_id: Id | None) -> list[Connection]:
+        """The polls of a client, or of a user at any site; among them others that catch up."""
+        return [*self._people.of(client_id, user_id), *self._catching_up]
 
     def subscribers(self, channel: str) -> int:
         """How many polls wait for this channel (stored name)."""
@@ -165,6 +152,7 @@ class Hub:
         """Forget a poll: out of every index before this returns. Compares objects, never ids."""
         if connection.state is State.CLOSED:
             return
+        self.recent.ended(connection, reason, self.turn)
         if connection.state is not State.NEW:
             self._unindex(connection)
         connection.state = State.CLOSED
@@ -179,7 +167,6 @@ class Hub:
             self._linger(connection, self._scheduler.time())
         if connection.bucket is not None and reason is CloseReason.ANSWERED:
             connection.bucket.give_back()
-        self._observer.poll_ended(connection.mode, reason)
         self._tell_if_empty()
 
     def remove_unanswered(self, connection: Connection) -> None:
@@ -233,6 +220,7 @@ class Hub:
         """The ids of these channels count from 0 anew: tell who may be ahead of them."""
         self._fan_outs.finish()
         self.turn += 1
+        self.recent.restarted(self.turn, channels)
         positions: dict[Connection, dict[str, int]] = {}
         for channel in channels:
             found = self._index.get(channel)
@@ -253,6 +241,7 @@ class Hub:
         if self._feeds:
             self._feeds.offer(messages)
         self.turn += 1
+        self.recent.announced(self.turn, messages)
         self._fan_outs.new_turn()
         if len(messages) == 1:
             self._deliver(messages[0].stored_channel, messages)
@@ -289,7 +278,7 @@ class Hub:
         delivery.add(messages, chosen, 1, self.turn)
         delivery.give(connection)
         connection.note(channel, None if delivery.was_shown(connection) else delivery.last_id)
-        self._observer.dispatched(delivery)
+        self.recent.dispatched(delivery)
 
     def _deliver_to_many(self, topic: Topic, messages: Sequence[Message]) -> None:
         members = topic.members

@@ -27,7 +27,7 @@ from aiohttp import web
 from messagebusd.backends import open_backend
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
-from messagebusd.connection import CloseReason
+from messagebusd.connection import CloseReason, MessageFilter
 from messagebusd.doors import (
     INTERNAL,
     PUBLIC,
@@ -51,7 +51,7 @@ from messagebusd.http.ops import OpsDoor
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.siblings import Siblings, sibling_socket
 from messagebusd.http.switchboard import Switchboard
-from messagebusd.hub import Hub, MessageFilter
+from messagebusd.hub import Hub
 from messagebusd.identity import IdentityLookup, open_lookup
 from messagebusd.ingest import RedisInbox
 from messagebusd.listeners import (

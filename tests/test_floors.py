@@ -26,7 +26,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "people": ({"connection", "protocol"}, set()),
     "fanout": ({"connection", "delivery", "protocol"}, set()),
     "feeds": ({"protocol"}, set()),
-    "hub": ({"connection", "delivery", "fanout", "feeds", "people", "protocol"}, set()),
+    "recent": ({"connection", "delivery", "fanout", "protocol"}, set()),
+    "hub": ({"connection", "delivery", "fanout", "feeds", "people", "protocol", "recent"}, set()),
     "filters": ({"connection", "errors", "filters", "protocol"}, {"cel_expr_python", "msgspec"}),
     "metrics": ({"connection", "delivery", "errors", "protocol"}, {"prometheus_client"}),
     "backends": (
@@ -49,8 +50,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"backends.base", "backends.redis", "bus", "errors", "metrics", "protocol", "settings"},
         set(),
     ),
+    "explain": ({"connection", "explain", "hub", "protocol", "recent"}, {"msgspec"}),
     "http": (
-        {"", "backends.base", "bus", "connection", "control", "errors", "http", "hub", "log"}
+        {"", "backends.base", "bus", "connection", "control", "errors", "explain", "http", "hub"}
+        | {"log"}
         | {"identity.base", "metrics", "protocol", "settings"},
         {"aiohttp", "msgspec", "multidict"},
     ),
@@ -61,9 +64,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "supervisor": ({"*"}, {"uvloop"}),
     "demo": ({"*"}, {"aiohttp", "msgspec", "yarl"}),
     "doctor": (
-        {"backends", "doctor", "errors", "protocol", "settings"},
-        {"asyncpg", "hiredis"},
+        {"backends", "doctor", "errors", "identity", "protocol", "settings"},
+        {"aiohttp", "asyncpg", "hiredis", "msgspec"},
     ),
+    "shadow": ({"protocol", "shadow"}, {"aiohttp", "msgspec", "multidict", "yarl"}),
     "cli": ({"*"}, {"aiohttp", "click", "msgspec", "yarl"}),
     "__main__": ({"cli"}, set()),
     "__init__": (set(), set()),

@@ -11,6 +11,8 @@ from messagebusd.cli.client import COMMANDS as CLIENT_COMMANDS
 from messagebusd.cli.daemon import COMMANDS as DAEMON_COMMANDS
 from messagebusd.cli.database import db
 from messagebusd.cli.doctor import doctor
+from messagebusd.cli.explain import explain
+from messagebusd.cli.shadow import shadow
 from messagebusd.cli.token import token
 
 __all__ = ["main"]
@@ -29,5 +31,5 @@ def main() -> None:
     """
 
 
-for command in (*DAEMON_COMMANDS, db, doctor, token, *CLIENT_COMMANDS):
+for command in (*DAEMON_COMMANDS, db, doctor, explain, shadow, token, *CLIENT_COMMANDS):
     main.add_command(command)

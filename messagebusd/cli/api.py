@@ -24,7 +24,7 @@ PAGE_SIZE = 1000
 _MAX_DETAIL = 500
 _ONE_ANSWER = aiohttp.ClientTimeout(total=30)
 
-Query = Mapping[str, str | int | None]
+Query = Mapping[str, str | int | list[str] | None]
 T = TypeVar("T")
 
 
@@ -193,7 +193,13 @@ def _url(context: click.Context, parameter: click.Parameter, value: str) -> str:
     return value.rstrip("/")
 
 
-def _key(file: Path | None) -> str | None:
+def valid_url(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A callback for options that may be left out: an address without path, query or password."""
+    return None if value is None else _url(context, parameter, value)
+
+
+def read_key(file: Path | None) -> str | None:
+    """The key in this file, or else in the environment. Raises ApiError."""
     if file is None:
         source, key = "MESSAGEBUSD_KEY", os.environ.get("MESSAGEBUSD_KEY", "").strip()
     else:
@@ -207,6 +213,14 @@ def _key(file: Path | None) -> str | None:
     if not re.fullmatch(r"[\x21-\x7e]*", key):
         raise ApiError(f"{source} does not hold a key: a key is printable ASCII without spaces")
     return key or None
+
+
+key_file_option = click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File with the API key. Without it, the key is taken from MESSAGEBUSD_KEY.",
+)
 
 
 def api_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -225,15 +239,39 @@ def api_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="URL",
         help="Where the daemon's API is.",
     )
-    @click.option(
-        "--key-file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="File with the API key. Without it, the key is taken from MESSAGEBUSD_KEY.",
-    )
+    @key_file_option
     @wraps(command)
     def run(url: str, key_file: Path | None, **arguments: Any) -> None:
-        command(Api(url, _key(key_file)), **arguments)
+        command(Api(url, read_key(key_file)), **arguments)
+
+    return run
+
+
+def node_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for several daemons: the command gets a list of them as its argument ``nodes``."""
+
+    def urls(
+        context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+    ) -> list[str]:
+        return [_url(context, parameter, each) for each in values]
+
+    @click.option(
+        "--url",
+        "urls",
+        multiple=True,
+        envvar="MESSAGEBUSD_URL",
+        default=[DEFAULT_URL],
+        show_default=True,
+        show_envvar=True,
+        callback=urls,
+        metavar="URL",
+        help="Where a daemon's API is; once for each node.",
+    )
+    @key_file_option
+    @wraps(command)
+    def run(urls: list[str], key_file: Path | None, **arguments: Any) -> None:
+        key = read_key(key_file)
+        command([Api(url, key) for url in urls], **arguments)
 
     return run
 

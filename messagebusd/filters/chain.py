@@ -193,6 +193,24 @@ class FilterChain:
         case = self._case(message)
         return all(self._ask(each, case, viewer, client_id) for each in case.filters)
 
+    def refusals(self, message: Message, viewer: Viewer, client_id: str, now: float) -> list[str]:
+        """The filters that withhold the message from this client at such a time, by their names.
+
+        For whoever asks afterwards: nothing is counted, logged or remembered.
+        """
+        concerned = [
+            each for each in self._filters if message.channel.startswith(each.channel_prefix)
+        ]
+        case, found = Case(message, concerned, now), []
+        for each in concerned:
+            try:
+                allows = each.answer(case, viewer, client_id) is True
+            except Exception:
+                allows = False
+            if not allows:
+                found.append(each.name)
+        return found
+
     def _case(self, message: Message) -> Case:
         if self._now is None:
             self._now = self._wall()

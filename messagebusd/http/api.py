@@ -14,8 +14,11 @@ from messagebusd.http import openapi
 from messagebusd.http.auth import KeyRing
 from messagebusd.http.call import through_aiohttp
 from messagebusd.http.exchange import answer, refuse_query
+from messagebusd.http.explaining import ExplainDoor
 from messagebusd.http.front import Route
 from messagebusd.http.inspection import InspectionDoor
+from messagebusd.http.probing import ProbeDoor, Probes
+from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.publishing import PublishDoor
 from messagebusd.http.reading import ReadDoor
 from messagebusd.http.siblings import Siblings
@@ -43,6 +46,7 @@ class Api:
         poll_limits: PollLimits,
         *,
         siblings: Siblings | None = None,
+        probes: Probes | None = None,
         body_timeout: float,
         heartbeat: float = HEARTBEAT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
@@ -53,15 +57,12 @@ class Api:
         self._subscribe = SubscribeDoor(
             bus, keys, metrics, poll_limits, body_timeout, heartbeat, clock
         )
-        self._inspect = InspectionDoor(
-            bus,
-            keys,
-            metrics,
-            siblings or Siblings(),
-            body_timeout,
-            clock,
-            started,
+        siblings = siblings or Siblings()
+        self._inspect = InspectionDoor(bus, keys, metrics, siblings, body_timeout, clock, started)
+        self._explain = ExplainDoor(
+            bus, keys, metrics, poll_limits, publish_rules.channels, siblings
         )
+        self._probe = ProbeDoor(probes or Probes(TrustedProxies(())), keys, siblings)
         self._document = msgspec.json.encode(openapi.document())
 
     def routes(self) -> list[web.RouteDef]:
@@ -82,6 +83,9 @@ class Api:
             _get(f"{PREFIX}clients", inspect.clients),
             web.post(f"{PREFIX}clients/disconnect", inspect.disconnect),
             web.post(f"{PREFIX}lookups/invalidate", inspect.invalidate),
+            _get(f"{PREFIX}explain", self._explain.explain),
+            web.post(f"{PREFIX}probes", self._probe.announce),
+            _get(f"{PREFIX}probes", self._probe.tell),
             _get(f"{PREFIX}stats", inspect.stats),
             _get(f"{PREFIX}openapi.json", self._openapi),
         ]
@@ -100,6 +104,9 @@ class Api:
         return [
             web.post("/subscribers", inspect.sibling_subscribers),
             web.post("/clients", inspect.sibling_clients),
+            web.post("/explain", self._explain.sibling_explain),
+            web.post("/probes/expect", self._probe.sibling_expect),
+            web.post("/probes/tell", self._probe.sibling_tell),
             web.post("/stats", inspect.sibling_stats),
         ]
 

@@ -18,6 +18,7 @@ from messagebusd.errors import MalformedRequest
 from messagebusd.http.bodies import read_body
 from messagebusd.http.call import Answer, Asked, to_response
 from messagebusd.protocol.channels import validate_channel, validate_site
+from messagebusd.protocol.message import Id
 from messagebusd.protocol.publication import parse_object
 from messagebusd.protocol.requests import MAX_ID
 from messagebusd.protocol.wire import Headers
@@ -105,6 +106,15 @@ class Query:
             raise MalformedRequest("the query parameter 'channel' is missing")
         validate_channel(channel, max_bytes)
         return channel
+
+
+def id_of(text: str) -> Id:
+    """The id in a query: what is JSON is read as JSON, any other as text."""
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    return value if type(value) in (int, str) else text
 
 
 def refuse_query(request: Asked) -> None:

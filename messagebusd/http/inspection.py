@@ -24,6 +24,7 @@ from messagebusd.http.exchange import (
     Query,
     answer,
     decoder,
+    id_of,
     read_fields,
     refuse_query,
 )
@@ -64,7 +65,7 @@ class _Search(msgspec.Struct, frozen=True):
             query.limit(),
             Selection(
                 client_id=query.text("client_id"),
-                user_id=_user_id(query.text("user_id")),
+                user_id=None if (user_id := query.text("user_id")) is None else id_of(user_id),
                 site_id=query.site_id(),
             ),
             query.text("channel"),
@@ -290,13 +291,3 @@ def _client_filter(search: _Search) -> Callable[[Connection], bool]:
         return stored in connection.channels and selection.includes(connection)
 
     return listens
-
-
-def _user_id(text: str | None) -> Id | None:
-    if text is None:
-        return None
-    try:
-        value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
-    return value if type(value) in (int, str) else text

@@ -224,6 +224,38 @@ def _calls() -> dict[str, dict[str, Operation]]:
                 problems=(503,),
             )
         },
+        "explain": {
+            "get": operation(
+                "explain",
+                "Why somebody got a message, or not, as far as this node knows",
+                scope="admin",
+                parameters=[
+                    channel,
+                    query("message_id", COUNT, required=True),
+                    query("user_id", TEXT, "Read as JSON if it is JSON, else as text"),
+                    query("client_id", TEXT, "With user_id: this client of that user"),
+                    query("group_id", {"type": "array", "items": TEXT}, "Groups of the user"),
+                    site,
+                ],
+                answer=json_answer("Explanation"),
+                problems=(503,),
+            )
+        },
+        "probes": {
+            "post": operation(
+                "announce_probe",
+                "Make a client id, and have it noted how its polls arrive",
+                scope="admin",
+                answer=json_answer("Probe"),
+            ),
+            "get": operation(
+                "probe",
+                "How the latest poll of such a client id arrived",
+                scope="admin",
+                parameters=[query("client_id", TEXT, required=True)],
+                answer=json_answer("Arrived"),
+            ),
+        },
         "stats": {
             "get": operation(
                 "stats",

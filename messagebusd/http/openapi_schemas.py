@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
+from messagebusd.explain.answer import Conclusion
+from messagebusd.explain.words import About
 from messagebusd.http.following import Ending
 from messagebusd.http.publishing import MAX_BATCH_MESSAGES
 from messagebusd.protocol.channels import STATUS_CHANNEL
@@ -201,6 +203,49 @@ SCHEMAS: dict[str, Schema] = {
                 )
             ),
             "next": _nullable("string", description="What to pass as after; null at the end"),
+        },
+        _UNAVAILABLE,
+    ),
+    "Explanation": _object(
+        {
+            "node": _text("Whose knowledge this is: the node's host name"),
+            "conclusion": {"enum": list(get_args(Conclusion))},
+            "answer": _text("The conclusion in words"),
+            "facts": _list(
+                _object(
+                    {
+                        "about": {"enum": list(get_args(About))},
+                        "code": _text("What it says, for programs"),
+                        "text": _text("The same in words"),
+                    },
+                    {
+                        "at": {"type": "number", "description": "Seconds since the epoch"},
+                        "until": {"type": "number", "description": "The end of what began then"},
+                        "worker": {"type": "integer", "minimum": 1},
+                        "client_id": {"type": "string"},
+                    },
+                )
+            ),
+        },
+        _UNAVAILABLE,
+    ),
+    "Probe": _object({"client_id": {"type": "string"}}, _UNAVAILABLE),
+    "Arrived": _object(
+        {
+            "arrival": _object(
+                {
+                    "method": {"type": "string"},
+                    "version": {"type": "string"},
+                    "peer": _text("Who connected"),
+                    "trusted": {"type": "boolean"},
+                    "remote_addr": _text("For whom he asks, if he is trusted"),
+                    "host": _nullable("string"),
+                    "forwarded_for": _nullable("string"),
+                    "forwarded_proto": _nullable("string"),
+                    "headers": _list({"type": "string"}, description="Their names"),
+                }
+            )
+            | {"type": ["object", "null"]}
         },
         _UNAVAILABLE,
     ),

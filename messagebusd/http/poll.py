@@ -34,6 +34,7 @@ from messagebusd.errors import (
 from messagebusd.http.call import Answer, Call
 from messagebusd.http.cors import CorsPolicy
 from messagebusd.http.limits import PollGate
+from messagebusd.http.probing import Probes
 from messagebusd.http.problems import problem_answer
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.sites import SiteMap
@@ -102,7 +103,7 @@ class PollDoor:
         lookup: IdentityLookup,
         metrics: Metrics,
         cors: CorsPolicy,
-        proxies: TrustedProxies,
+        probes: Probes,
         settings: PollSettings,
         publish_rules: PublishRules,
         sites: SiteMap,
@@ -113,7 +114,8 @@ class PollDoor:
         self._lookup = lookup
         self._metrics = metrics
         self._cors = cors
-        self._proxies = proxies
+        self._probes = probes
+        self._proxies = probes.proxies
         self._settings = settings
         self._publish_rules = publish_rules
         self._channels = publish_rules.channels
@@ -137,6 +139,8 @@ class PollDoor:
         headers = self._headers.get(origin) or self._headers[None]
         try:
             client_id = self._client_id(call)
+            if client_id in self._probes.expected:
+                self._probes.note(client_id, call)
             if call.method == "OPTIONS":
                 return Answer(200, b"OK", headers=self._cors.add_preflight(headers))
             if call.method != "POST":

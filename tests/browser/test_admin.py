@@ -15,7 +15,7 @@ from tests.support.hosted import HostedDaemon
 from tests.support.rawhttp import RawConnection, Response, encode_request
 
 READER = "of-somebody-who-reads"
-VIEWS = ("Overview", "Channels", "Live", "Clients", "Lookups", "Store", "Settings")
+VIEWS = ("Overview", "Channels", "Live", "Clients", "Explain", "Lookups", "Store", "Settings")
 # Would run if it were taken for markup; and does not fit.
 HOSTILE = "/<img src=x onerror=hacked=1>\"'&{{7*7}}</td><script>hacked=1</script>" + "x" * 120
 
@@ -215,6 +215,30 @@ async def test_disconnecting_a_client_ends_its_stream(admin: Admin) -> None:
         await admin.page.get_by_label("User").fill("")
         await admin.page.get_by_role("button", name="Search").click()
         await expect(rows).to_contain_text(["stays"])
+    assert admin.complaints == []
+
+
+async def test_it_is_explained_who_got_a_message(admin: Admin) -> None:
+    async with AsyncExitStack() as stack:
+        stream = await poll(stack, admin.daemon, "explained-1", "/explained", "7")
+        published = await admin.daemon.publish("/explained", "for 7", user_ids=[7])
+        await stream.chunk_count(2)
+        await admin.enter("channel?name=/explained")
+        await admin.page.get_by_role("link", name="Why?").click()
+        await expect(admin.heading("Explain")).to_be_visible()
+        await expect(admin.page.get_by_label("Channel")).to_have_value("/explained")
+        await expect(admin.page.get_by_label("Message id")).to_have_value(
+            str(published["message_id"])
+        )
+        answer = admin.region("Answer")
+        for user, says in (
+            ("7", "user 7 was given message 1, by client explained-1"),
+            ('"7"', 'message 1 was kept from user "7": it is for others'),
+        ):
+            await admin.page.get_by_label("User").fill(user)
+            await admin.page.get_by_role("button", name="Explain").click()
+            await expect(answer).to_contain_text(says)
+    await expect(answer).to_contain_text("it is for the user 7 only")
     assert admin.complaints == []
 
 

@@ -195,6 +195,9 @@ CALLS = [
     ("GET", "clients", "admin"),
     ("POST", "clients/disconnect", "admin"),
     ("POST", "lookups/invalidate", "admin"),
+    ("GET", "explain", "admin"),
+    ("POST", "probes", "admin"),
+    ("GET", "probes", "admin"),
     ("GET", "stats", "admin"),
 ]
 
@@ -374,6 +377,9 @@ async def test_every_call_is_described_and_answers_as_described(api):
         ("get", "clients"): await api.get("clients"),
         ("post", "clients/disconnect"): await api.post("clients/disconnect", {"client_id": "a"}),
         ("post", "lookups/invalidate"): await api.post("lookups/invalidate", {"all": True}),
+        ("get", "explain"): await api.get("explain", channel="/foo", message_id=1, user_id="7"),
+        ("post", "probes"): await api.post("probes"),
+        ("get", "probes"): await api.get("probes", client_id="doctor-1"),
         ("get", "stats"): await api.get("stats"),
         ("get", "openapi.json"): await api.get("openapi.json"),
     }

@@ -27,6 +27,7 @@ from messagebusd.http.front import Front, Route, routes
 from messagebusd.http.limits import PollGate
 from messagebusd.http.middleware import Errors
 from messagebusd.http.poll import PollDoor
+from messagebusd.http.probing import Probes
 from messagebusd.http.proxies import TrustedProxies
 from messagebusd.http.sites import SiteMap
 from messagebusd.hub import Hub
@@ -63,7 +64,7 @@ class World:
             AnonymousLookup(),
             self.metrics,
             CorsPolicy((), (), (), 0),
-            TrustedProxies(()),
+            Probes(TrustedProxies(())),
             settings,
             PublishRules(),
             SiteMap({}),

@@ -213,6 +213,40 @@ async def test_clients_channels_and_numbers_are_those_of_all_workers(
         assert (channel["channel"], channel["subscribers"]) == ("/b", MANY)
 
 
+async def test_what_is_explained_is_of_all_workers(
+    start_daemon: StartDaemon, config: Configure
+) -> None:
+    daemon = await start_daemon(config())
+    async with polls(daemon, MANY) as responses:
+        await publish(daemon)
+        for each in responses:
+            await each.chunk_count(2)
+        workers = set()
+        for number in range(MANY):
+            query = {"channel": "/a", "message_id": 1, "client_id": f"c{number:02}"}
+            found = await daemon.api("GET", "explain", query=query)
+            assert found["conclusion"] == "given"
+            [written] = [each for each in found["facts"] if each["about"] == "poll"]
+            workers.add(written["worker"])
+            heard = [each for each in found["facts"] if each["code"] == "delivered"]
+            assert [each["worker"] for each in heard] == [1, 2]
+        assert workers == {1, 2}
+
+
+async def test_a_probe_is_known_to_all_workers(
+    start_daemon: StartDaemon, config: Configure
+) -> None:
+    daemon = await start_daemon(config())
+    for _ in range(8):  # each of these may reach any worker
+        _, text = await get(daemon, "/api/v1/probes?client_id=none")
+        assert json.loads(text) == {"arrival": None}
+        client_id = (await daemon.api("POST", "probes"))["client_id"]
+        async with await RawConnection.open(daemon.url) as connection:
+            await connection.send(poll(client_id)).chunk_count(1)
+        _, text = await get(daemon, f"/api/v1/probes?client_id={client_id}")
+        assert json.loads(text)["arrival"]["peer"] == "127.0.0.1"
+
+
 async def test_each_worker_holds_its_part_of_the_polls(
     start_daemon: StartDaemon, config: Configure
 ) -> None:

@@ -41,6 +41,43 @@ end
 
 CACHES = Hash.new { |caches, key| caches[key] = MessageBus::DistributedCache.new(key) }
 
+# Answers polls that do not wait, with the gem's middleware; its port. Who asks is told by headers.
+def serve
+  require "rack"
+  require "message_bus/rack/middleware"
+  require "socket"
+  require "stringio"
+  MessageBus.user_id_lookup { |env| env["HTTP_X_MESSAGEBUS_USER"]&.to_i }
+  MessageBus.group_ids_lookup { |env| JSON.parse(env["HTTP_X_MESSAGEBUS_GROUPS"] || "[]") }
+  middleware = MessageBus::Rack::Middleware.new(->(_) { [404, {}, []] })
+  server = TCPServer.new("127.0.0.1", 0)
+  Thread.new { loop { answer(server.accept, middleware) } }
+  server.addr[1]
+end
+
+def answer(socket, middleware)
+  method, target = socket.gets.split
+  path, _, query = target.partition("?")
+  env = {
+    "REQUEST_METHOD" => method, "PATH_INFO" => path, "QUERY_STRING" => query,
+    "SERVER_PROTOCOL" => "HTTP/1.1", "rack.errors" => StringIO.new
+  }
+  while (line = socket.gets.chomp) != ""
+    name, value = line.split(": ", 2)
+    env["HTTP_#{name.upcase.tr("-", "_")}"] = value
+  end
+  env["CONTENT_TYPE"] = env["HTTP_CONTENT_TYPE"]
+  env["CONTENT_LENGTH"] = env["HTTP_CONTENT_LENGTH"]
+  env["rack.input"] = StringIO.new(socket.read(env["HTTP_CONTENT_LENGTH"].to_i))
+  status, headers, body = middleware.call(env)
+  content = body.to_a.join
+  headers = headers.merge("content-length" => content.bytesize, "connection" => "close")
+  socket.write("HTTP/1.1 #{status} OK\r\n", headers.map { |each| each.join(": ") + "\r\n" }.join, "\r\n")
+  socket.write(content)
+ensure
+  socket.close
+end
+
 def perform(request)
   case request["do"]
   when "listen"
@@ -61,6 +98,8 @@ def perform(request)
     MessageBus.backlog(request["channel"], request["last_id"]).map { |each| describe(each) }
   when "global_backlog"
     MessageBus.global_backlog(request["last_id"]).map { |each| describe(each) }
+  when "serve"
+    serve
   when "destroy"
     MessageBus.destroy
   when "cache_open"

@@ -7,6 +7,7 @@ import { Samples } from "./samples.js";
 import * as channel from "./views/channel.js";
 import * as channels from "./views/channels.js";
 import * as clients from "./views/clients.js";
+import * as explain from "./views/explain.js";
 import * as live from "./views/live.js";
 import * as lookups from "./views/lookups.js";
 import * as overview from "./views/overview.js";
@@ -14,7 +15,7 @@ import * as settings from "./views/settings.js";
 import * as store from "./views/store.js";
 
 // In the order of the menu. Each tells what a key needs for it.
-const VIEWS = { overview, channels, live, clients, lookups, store, settings };
+const VIEWS = { overview, channels, live, clients, explain, lookups, store, settings };
 const HIDDEN_VIEWS = { channel };
 
 const app = document.getElementById("app");

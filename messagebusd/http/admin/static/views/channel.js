@@ -12,7 +12,7 @@ export const needs = ["read"];
 const LIMIT = 25;
 const MOST = 1000;
 
-export function show(body, { parameters, heading }) {
+export function show(body, { may, parameters, heading }) {
   const { name = "", site } = parameters;
   const controller = new AbortController();
   const { signal } = controller;
@@ -32,7 +32,7 @@ export function show(body, { parameters, heading }) {
       const messages = await newest(about, below, signal);
       pages.came(messages.length === LIMIT ? messages[0].message_id : null,
         messages.length ? `${count(messages[0].message_id)} to ${count(messages.at(-1).message_id)}` : "");
-      result.replaceChildren(...messages.length ? messages.reverse().map((each) => messageCard(each, { inChannel: true }))
+      result.replaceChildren(...messages.length ? messages.reverse().map((each) => messageCard(each, { inChannel: true, canExplain: may("admin") }))
         : [pages.number > 1 ? empty("Nothing older", "This is where what is stored begins.")
           : empty("Nothing stored", below > 1 ? "There were messages, but none is stored any more." : "Nothing has been published to this channel.")]);
     } catch (problem) {

@@ -14,14 +14,14 @@ const AGAIN_MS = 2000;
 const DRAW_MS = 100;
 
 export function show(body, { parameters, may }) {
-  const tail = may("read") ? tailPanel(parameters) : null;
+  const tail = may("read") ? tailPanel(parameters, may) : null;
   const form = may("publish") ? publishForm(parameters) : null;
   body.append(h("div", { class: "two" }, tail?.element, form));
   tail?.start();
   return () => tail?.stop();
 }
 
-function tailPanel({ name = "", site = "" }) {
+function tailPanel({ name = "", site = "" }, may) {
   const channel = h("input", { type: "search", value: name, placeholder: "all channels", spellcheck: "false" });
   const siteId = h("input", { type: "search", value: site, placeholder: "any" });
   const button = h("button", { class: ["button", "primary"], type: "submit" }, "Follow");
@@ -52,7 +52,7 @@ function tailPanel({ name = "", site = "" }) {
   function drawWaiting() {
     timer = 0;
     if (seen === waiting.length) list.replaceChildren();
-    list.prepend(...waiting.reverse().map((each) => messageCard(each)));
+    list.prepend(...waiting.reverse().map((each) => messageCard(each, { canExplain: may("admin") })));
     waiting = [];
     while (list.childElementCount > KEPT) list.lastElementChild.remove();
     say("Live", "on");

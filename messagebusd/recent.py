@@ -23,7 +23,7 @@ from messagebusd.protocol.message import Id, Message
 from messagebusd.protocol.requests import Mode
 
 # So many of each kind, and of polls as many as name so many channels together.
-MAX_RECORDS = 8192
+MAX_RECORDS = 4096
 MAX_CHANNELS = 16 * MAX_RECORDS
 MAX_RESTARTS = 8
 # What is kept when room is made.

@@ -36,6 +36,9 @@ from messagebusd.http.plain import KnownHead, PlainCall, encode, is_plain, plain
 MAX_REQUEST_BYTES = 64 * 1024
 # For the rest of a request; then it is aiohttp that waits, and knows what to say.
 PATIENCE_SECONDS = 0.25
+# For the first request of who has only just come when all connections end.
+WELCOME_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
 
 _BEGIN = b"POST /"
 
@@ -80,10 +83,17 @@ class Front:
         return _Visitor(self)
 
     async def close(self, seconds: float) -> None:
-        """End all connections; give answers that are under way so many seconds."""
+        """End all connections; give answers that are under way so many seconds.
+
+        Whoever has not asked for anything yet is about to: to be hung up on would be an error.
+        """
         for visitor in tuple(self._visitors):
-            if not visitor.is_busy:
+            if not (visitor.is_busy or visitor.is_expected):
                 visitor.close()
+        until = self.loop.time() + WELCOME_SECONDS
+        # This happens once; an event would cost every request something.
+        while any(each.is_expected for each in self._visitors) and self.loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         for task in self._tasks:
@@ -131,6 +141,7 @@ class _Visitor(asyncio.Protocol):
 
     __slots__ = (
         "_front",
+        "_has_asked",
         "_is_choked",
         "_known",
         "_message",
@@ -153,12 +164,18 @@ class _Visitor(asyncio.Protocol):
         self._patience: asyncio.TimerHandle | None = None
         # A request is being answered.
         self.is_busy = False
+        self._has_asked = False
         # Its answers are not being read.
         self._is_choked = False
 
     @property
     def transport(self) -> asyncio.Transport | None:
         return self._transport
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether a request has begun, or the first one has not."""
+        return not self.is_busy and (not self._has_asked or bool(self._received))
 
     # -- asyncio.Protocol --------------------------------------------------------------------
 
@@ -240,7 +257,7 @@ class _Visitor(asyncio.Protocol):
 
     def _begin(self, call: PlainCall, route: Route) -> None:
         """Answer a whole request."""
-        self.is_busy = True
+        self.is_busy = self._has_asked = True
         serving = self._serve(call, route.answering)
         if route.is_immediate:
             try:

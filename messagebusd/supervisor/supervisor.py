@@ -160,13 +160,16 @@ class Supervisor:
     # -- addresses
 
     def _bind(self) -> None:
-        for listener, address in listen_addresses(self._loaded.settings.server).items():
-            rows = bind(address, len(self._workers))
+        server = self._loaded.settings.server
+        for listener, address in listen_addresses(server).items():
+            rows = bind(address, len(self._workers), reuse_port=server.reuse_port)
             self._addresses[listener] = shown_address(address, rows[0])
             for worker, sockets in zip(self._workers, rows, strict=True):
                 worker.sockets[listener] = sockets
                 for each in sockets:
-                    each.listen(LISTEN_BACKLOG)
+                    # Where another daemon still serves, nobody is to wait for our workers to begin.
+                    if not server.reuse_port:
+                        each.listen(LISTEN_BACKLOG)
 
     def _close_sockets(self) -> None:
         for worker in self._workers:

@@ -285,7 +285,7 @@ class Server:
         for listener, board in self._boards.items():
             board.exchange(doors.routes[listener])
         for listener, front in self._fronts.items():
-            front.find = doors.find[listener]
+            front.lead(doors.find[listener])
 
     async def abandon(self) -> None:
         """Forget the settings that were prepared, if there are any."""

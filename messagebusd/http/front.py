@@ -21,13 +21,14 @@ a transport that has been read from. ``tests/integration/test_front.py`` holds i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, cast
 
 from aiohttp.http import RawRequestMessage
 
 from messagebusd.connection import Connection
 from messagebusd.http.app import KEEPALIVE_SECONDS
+from messagebusd.http.begun import go_on
 from messagebusd.http.call import Answer, Answering, Begin
 from messagebusd.http.middleware import Errors
 from messagebusd.http.plain import KnownHead, PlainCall, encode, is_plain, plain_parser
@@ -81,6 +82,12 @@ class Front:
 
     def __call__(self) -> asyncio.Protocol:
         return _Visitor(self)
+
+    def lead(self, find: Callable[[str], Route | None]) -> None:
+        """Lead to other doors from the next request of each connection on."""
+        self.find = find
+        for visitor in self._visitors:
+            visitor.forget()
 
     async def close(self, seconds: float) -> None:
         """End all connections; give answers that are under way so many seconds.
@@ -177,6 +184,10 @@ class _Visitor(asyncio.Protocol):
         """Whether a request has begun, or the first one has not."""
         return not self.is_busy and (not self._has_asked or bool(self._received))
 
+    def forget(self) -> None:
+        """Find the way to a door anew."""
+        self._known = None
+
     # -- asyncio.Protocol --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -264,7 +275,7 @@ class _Visitor(asyncio.Protocol):
                 awaited = serving.send(None)
             except StopIteration:
                 return
-            serving = _go_on(serving, awaited)
+            serving = go_on(serving, awaited)
         self._front.run(self._front.loop.create_task(serving))
 
     async def _serve(self, call: PlainCall, answering: Answering) -> None:
@@ -379,29 +390,3 @@ def routes(
         return exact.get(path)
 
     return find
-
-
-async def _go_on(begun: Coroutine[Any, Any, None], awaited: Any) -> None:
-    """Finish in a task what was begun without one."""
-    await _Rest(begun, awaited)
-
-
-class _Rest:
-    """What is left of a coroutine that waits for something."""
-
-    def __init__(self, begun: Coroutine[Any, Any, None], awaited: Any) -> None:
-        self._begun = begun
-        self._awaited = awaited
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        awaited = self._awaited
-        while True:
-            try:
-                try:
-                    sent = yield awaited
-                except BaseException as error:  # cancellation, for one
-                    awaited = self._begun.throw(error)
-                else:
-                    awaited = self._begun.send(sent)
-            except StopIteration:
-                return

@@ -277,7 +277,7 @@ class Supervisor:
                 if process.silent_beats == SILENT_BEATS:
                     _log.error("worker does not respond, killing it", extra=fields)
                     process.popen.kill()
-                elif process.beats_to_begin == BEGIN_BEATS:
+                elif not process.is_ready and process.beats_to_begin == BEGIN_BEATS:
                     process.problems = [f"it was not ready within {BEGIN_BEATS} seconds"]
                     process.beats_to_begin += 1  # once is enough
                     _log.error("worker does not begin, killing it", extra=fields)

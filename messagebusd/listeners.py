@@ -34,17 +34,19 @@ def listen_addresses(server: ServerSettings) -> dict[str, Address]:
     return addresses
 
 
-def bind(address: Address, processes: int = 1) -> list[list[socket.socket]]:
+def bind(
+    address: Address, processes: int = 1, *, reuse_port: bool = False
+) -> list[list[socket.socket]]:
     """Bind sockets for so many processes; each gets a list of its own.
 
     On TCP the kernel shares connections out among the processes. Other sockets they have in common,
     and whoever comes first accepts. Raises OSError that names the address, also if another daemon
-    listens there.
+    listens there; but with ``reuse_port`` another one of our user that has it too may, on TCP.
     """
     try:
         match address:
             case TcpAddress(host, port):
-                return _bind_tcp(host, port, processes)
+                return _bind_tcp(host, port, processes, reuse_port)
             case UnixAddress(path):
                 shared = _bind_unix(path)
             case FdAddress(number):
@@ -54,7 +56,7 @@ def bind(address: Address, processes: int = 1) -> list[list[socket.socket]]:
     return [[shared] for _ in range(processes)]
 
 
-def _bind_tcp(host: str, port: int, processes: int) -> list[list[socket.socket]]:
+def _bind_tcp(host: str, port: int, processes: int, reuse_port: bool) -> list[list[socket.socket]]:
     places = dict.fromkeys(
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     )
@@ -69,7 +71,7 @@ def _bind_tcp(host: str, port: int, processes: int) -> list[list[socket.socket]]
                     opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 # The first is bound without sharing, so that a daemon that listens there already
                 # is noticed, and may be shared only afterwards.
-                if row is not rows[0]:
+                if reuse_port or row is not rows[0]:
                     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 opened.bind((place[0], port, *place[2:]))
                 if processes > 1:

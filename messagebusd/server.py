@@ -19,11 +19,12 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain
+from contextlib import suppress
 from typing import NamedTuple
 
 from aiohttp import web
 
+from messagebusd.accepting import Listener
 from messagebusd.backends import open_backend
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.bus import MessageBus
@@ -55,7 +56,6 @@ from messagebusd.hub import Hub
 from messagebusd.identity import IdentityLookup, open_lookup
 from messagebusd.ingest import RedisInbox
 from messagebusd.listeners import (
-    LISTEN_BACKLOG,
     bind,
     listen_addresses,
     make_key,
@@ -64,7 +64,7 @@ from messagebusd.listeners import (
 )
 from messagebusd.metrics import Metrics
 from messagebusd.protocol.message import Id
-from messagebusd.settings import LoadedSettings, Settings, Sources, UnixAddress
+from messagebusd.settings import FdAddress, LoadedSettings, Settings, Sources, UnixAddress
 from messagebusd.supervisor.assignment import Place
 
 # Adds routes to the public application, for a host application in the same process.
@@ -164,7 +164,7 @@ class Server:
             for listener, app in apps.items()
         }
         self._fronts: dict[str, Front] = {}
-        self._listeners: dict[str, list[asyncio.Server]] = {}
+        self._listeners: dict[str, Listener] = {}
         self.addresses: dict[str, str] = {}
         self._lag_timer: asyncio.TimerHandle | None = None
 
@@ -208,13 +208,10 @@ class Server:
             find = self._doors.find[listener]
             front = Front(each.server, find, self._errors, self._is_draining)
             self._fronts[listener] = front
-            self._listeners[listener] = []
-            for opened in self._sockets(listener):
-                # Connections inherit it: a peer that is silently gone is noticed some day.
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                self._listeners[listener].append(
-                    await self._loop.create_server(front, sock=opened, backlog=LISTEN_BACKLOG)
-                )
+            address = listen_addresses(self._settings.server).get(listener)
+            is_shared = isinstance(address, FdAddress)
+            self._listeners[listener] = Listener(front, is_shared=is_shared)
+            await self._listeners[listener].open(self._sockets(listener))
         if self.inbox is not None:
             self.inbox.start()
         self._measure_lag(self._loop.time())
@@ -228,7 +225,7 @@ class Server:
         """What to listen on."""
         if self._place is None:
             address = listen_addresses(self._settings.server)[listener]
-            [sockets] = bind(address)
+            [sockets] = bind(address, reuse_port=self._settings.server.reuse_port)
             self.addresses[listener] = shown_address(address, sockets)
             return sockets
         if listener == SIBLINGS:
@@ -288,7 +285,7 @@ class Server:
         for listener, board in self._boards.items():
             board.exchange(doors.routes[listener])
         for listener, front in self._fronts.items():
-            front.find = doors.find[listener]
+            front.lead(doors.find[listener])
 
     async def abandon(self) -> None:
         """Forget the settings that were prepared, if there are any."""
@@ -313,20 +310,24 @@ class Server:
     async def drain(self, hurry: asyncio.Event, *, leave: bool = False) -> None:
         """Stop accepting, let parked polls end, then close everything.
 
+        First, for ``shutdown_delay``, whoever routes requests may notice that we are not ready.
         Who watches and who publishes is served to the end, where there is a listener for them,
         unless a successor waits for all of our addresses (``leave``).
         """
         self._draining = True
-        self.hub.max_active_clients = 0
         _log.info("draining", extra={"parked": self.hub.parked})
-        for listener, servers in self._listeners.items():
-            if listener == "public" or (leave and listener == "internal"):
-                for each in servers:
-                    each.close()
+        if not leave:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.server.shutdown_delay):
+                    await hurry.wait()
+        self.hub.max_active_clients = 0
+        leaving = (PUBLIC, INTERNAL) if leave else (PUBLIC,)
+        await asyncio.gather(
+            *(each.close() for name, each in self._listeners.items() if name in leaving)
+        )
         await self._wait_for_polls(hurry)
         self.hub.end_feeds()
-        for server in chain.from_iterable(self._listeners.values()):
-            server.close()
+        await asyncio.gather(*(each.close() for each in self._listeners.values()))
         # First those who may still hand their connections on.
         await asyncio.gather(
             *(each.close(HANDLER_TIMEOUT_SECONDS) for each in self._fronts.values())

@@ -58,6 +58,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"aiohttp", "msgspec", "multidict"},
     ),
     "listeners": ({"", "settings"}, set()),
+    "accepting": ({"listeners"}, set()),
     "doors": ({"bus", "http", "identity.base", "metrics", "protocol", "settings"}, {"aiohttp"}),
     "server": ({"*"}, {"aiohttp"}),
     "alone": ({"*"}, {"uvloop"}),

@@ -21,13 +21,14 @@ a transport that has been read from. ``tests/integration/test_front.py`` holds i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, cast
 
 from aiohttp.http import RawRequestMessage
 
 from messagebusd.connection import Connection
 from messagebusd.http.app import KEEPALIVE_SECONDS
+from messagebusd.http.begun import go_on
 from messagebusd.http.call import Answer, Answering, Begin
 from messagebusd.http.middleware import Errors
 from messagebusd.http.plain import KnownHead, PlainCall, encode, is_plain, plain_parser
@@ -36,6 +37,9 @@ from messagebusd.http.plain import KnownHead, PlainCall, encode, is_plain, plain
 MAX_REQUEST_BYTES = 64 * 1024
 # For the rest of a request; then it is aiohttp that waits, and knows what to say.
 PATIENCE_SECONDS = 0.25
+# For the first request of who has only just come when all connections end.
+WELCOME_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
 
 _BEGIN = b"POST /"
 
@@ -79,11 +83,24 @@ class Front:
     def __call__(self) -> asyncio.Protocol:
         return _Visitor(self)
 
+    def lead(self, find: Callable[[str], Route | None]) -> None:
+        """Lead to other doors from the next request of each connection on."""
+        self.find = find
+        for visitor in self._visitors:
+            visitor.forget()
+
     async def close(self, seconds: float) -> None:
-        """End all connections; give answers that are under way so many seconds."""
+        """End all connections; give answers that are under way so many seconds.
+
+        Whoever has not asked for anything yet is about to: to be hung up on would be an error.
+        """
         for visitor in tuple(self._visitors):
-            if not visitor.is_busy:
+            if not (visitor.is_busy or visitor.is_expected):
                 visitor.close()
+        until = self.loop.time() + WELCOME_SECONDS
+        # This happens once; an event would cost every request something.
+        while any(each.is_expected for each in self._visitors) and self.loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         for task in self._tasks:
@@ -131,6 +148,7 @@ class _Visitor(asyncio.Protocol):
 
     __slots__ = (
         "_front",
+        "_has_asked",
         "_is_choked",
         "_known",
         "_message",
@@ -153,12 +171,22 @@ class _Visitor(asyncio.Protocol):
         self._patience: asyncio.TimerHandle | None = None
         # A request is being answered.
         self.is_busy = False
+        self._has_asked = False
         # Its answers are not being read.
         self._is_choked = False
 
     @property
     def transport(self) -> asyncio.Transport | None:
         return self._transport
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether a request has begun, or the first one has not."""
+        return not self.is_busy and (not self._has_asked or bool(self._received))
+
+    def forget(self) -> None:
+        """Find the way to a door anew."""
+        self._known = None
 
     # -- asyncio.Protocol --------------------------------------------------------------------
 
@@ -240,14 +268,14 @@ class _Visitor(asyncio.Protocol):
 
     def _begin(self, call: PlainCall, route: Route) -> None:
         """Answer a whole request."""
-        self.is_busy = True
+        self.is_busy = self._has_asked = True
         serving = self._serve(call, route.answering)
         if route.is_immediate:
             try:
                 awaited = serving.send(None)
             except StopIteration:
                 return
-            serving = _go_on(serving, awaited)
+            serving = go_on(serving, awaited)
         self._front.run(self._front.loop.create_task(serving))
 
     async def _serve(self, call: PlainCall, answering: Answering) -> None:
@@ -362,29 +390,3 @@ def routes(
         return exact.get(path)
 
     return find
-
-
-async def _go_on(begun: Coroutine[Any, Any, None], awaited: Any) -> None:
-    """Finish in a task what was begun without one."""
-    await _Rest(begun, awaited)
-
-
-class _Rest:
-    """What is left of a coroutine that waits for something."""
-
-    def __init__(self, begun: Coroutine[Any, Any, None], awaited: Any) -> None:
-        self._begun = begun
-        self._awaited = awaited
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        awaited = self._awaited
-        while True:
-            try:
-                try:
-                    sent = yield awaited
-                except BaseException as error:  # cancellation, for one
-                    awaited = self._begun.throw(error)
-                else:
-                    awaited = self._begun.send(sent)
-            except StopIteration:
-                return

@@ -72,6 +72,16 @@ class ServerSettings(Section):
     """Peers whose forwarding and identity headers are believed: addresses, networks, and `unix`
     for every peer of a Unix socket."""
 
+    reuse_port: Switch = False
+    """Whether another daemon of the same user may listen on the same TCP addresses (SO_REUSEPORT),
+    so that its successor can begin before it stops. A second one that is started by mistake is then
+    not noticed: it takes a part of the connections."""
+
+    shutdown_delay: SecondsOrZero = 0.0
+    """How long after SIGTERM connections are still accepted and polls served as before, while
+    `/readyz` says 503 and every answer ends its connection: for load balancers that need a moment
+    to notice. `shutdown_timeout` begins after it."""
+
     shutdown_timeout: SecondsOrZero = 30.0
     """How long parked polls may stay after SIGTERM until they are ended. Polls that end by
     themselves before it, end at their own deadlines."""

@@ -22,6 +22,7 @@ NEEDS_RESTART = (
     "server.internal_listen",
     "server.base_route",
     "server.workers",
+    "server.reuse_port",
     "poll.enabled",
     "backend.",
     "api.enabled",

@@ -49,6 +49,7 @@ class Process:
         self._writer = writer
         self.is_ready = False
         self.silent_beats = 0
+        self.beats_to_begin = 0
         self.problems: list[str] = []
         self._questions = 0
         self._answer: asyncio.Future[list[str]] | None = None

@@ -64,6 +64,8 @@ from messagebusd.supervisor.processes import CLEANLY, Ending, Process, Worker, d
 
 # A worker that says nothing for so many beats is killed.
 SILENT_BEATS = 30
+# One that is not ready after so many is killed, too, even if its loop turns.
+BEGIN_BEATS = 60
 # A worker that lived so long did not die of its start.
 STABLE_SECONDS = 30.0
 FIRST_PAUSE_SECONDS = 0.5
@@ -160,13 +162,16 @@ class Supervisor:
     # -- addresses
 
     def _bind(self) -> None:
-        for listener, address in listen_addresses(self._loaded.settings.server).items():
-            rows = bind(address, len(self._workers))
+        server = self._loaded.settings.server
+        for listener, address in listen_addresses(server).items():
+            rows = bind(address, len(self._workers), reuse_port=server.reuse_port)
             self._addresses[listener] = shown_address(address, rows[0])
             for worker, sockets in zip(self._workers, rows, strict=True):
                 worker.sockets[listener] = sockets
                 for each in sockets:
-                    each.listen(LISTEN_BACKLOG)
+                    # Where another daemon still serves, nobody is to wait for our workers to begin.
+                    if not server.reuse_port:
+                        each.listen(LISTEN_BACKLOG)
 
     def _close_sockets(self) -> None:
         for worker in self._workers:
@@ -187,7 +192,8 @@ class Supervisor:
             elif not self._is_announced:
                 self._give_up(worker, ending)
             else:
-                failures = 1 if loop.time() - started >= STABLE_SECONDS else failures + 1
+                was_stable = ending.was_ready and loop.time() - started >= STABLE_SECONDS
+                failures = 1 if was_stable else failures + 1
                 pause = pause_before_restart(failures)
                 fields = ending.fields(worker) | {"pause": pause}
                 _log.error("worker ended, starting another one", extra=fields)
@@ -251,7 +257,7 @@ class Supervisor:
             process.answer(*json.loads(value))
 
     async def _watch(self) -> None:
-        """Kill workers that have fallen silent.
+        """Kill workers that have fallen silent, or do not begin.
 
         Counts our own turns, not time: after a stop of the whole machine, or of all processes by
         the terminal, nobody has been silent for longer than we have been deaf.
@@ -266,9 +272,15 @@ class Supervisor:
                     process.hang_up()
                     continue
                 process.silent_beats += 1
+                process.beats_to_begin += not process.is_ready
+                fields = {"worker": worker.number, "pid": process.popen.pid}
                 if process.silent_beats == SILENT_BEATS:
-                    fields = {"worker": worker.number, "pid": process.popen.pid}
                     _log.error("worker does not respond, killing it", extra=fields)
+                    process.popen.kill()
+                elif not process.is_ready and process.beats_to_begin == BEGIN_BEATS:
+                    process.problems = [f"it was not ready within {BEGIN_BEATS} seconds"]
+                    process.beats_to_begin += 1  # once is enough
+                    _log.error("worker does not begin, killing it", extra=fields)
                     process.popen.kill()
 
     # -- other settings

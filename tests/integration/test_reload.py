@@ -145,6 +145,25 @@ async def test_rules_and_limits(daemon: HostedDaemon) -> None:
     assert told(await poll(daemon, {"/a": 0})) == [1]
 
 
+async def test_a_publisher_that_keeps_its_connection_meets_the_new_rules(
+    daemon: HostedDaemon,
+) -> None:
+    request = encode_request(
+        "POST",
+        "/api/v1/publish",
+        headers=[("Authorization", "Bearer of-the-forum"), ("Content-Type", "application/json")],
+        body=b'{"channel": "/a", "data": 1}',
+    )
+    rules = {"channels": [{"pattern": "/a", "require_audience": True}]}
+    async with await RawConnection.open(daemon.url) as connection:
+        for _ in range(2):
+            assert (await connection.request(request)).status == 200
+        assert await daemon.reload({"api": {"keys": [FORUM]}, **rules})
+        assert (await connection.request(request)).status == 422
+        assert await daemon.reload(rules)
+        assert (await connection.request(request)).status == 401
+
+
 async def test_nobody_gets_a_fresh_allowance(tmp_path: Path) -> None:
     settings = {"poll": {"client_rate": "3/h"}, "api": {"key_rate": "3/h"}}
     async with HostedDaemon(tmp_path, settings) as daemon:

@@ -452,6 +452,53 @@ async def test_a_worker_that_does_not_turn_is_killed_and_replaced(
     assert not any(map(is_running, ready().values()))
 
 
+async def test_a_worker_that_does_not_begin_is_killed_and_replaced(
+    store: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    slow = tmp_path / "slow"
+    (tmp_path / "sluggish.py").write_text(
+        "import pathlib, time\n"
+        f"while pathlib.Path({str(slow)!r}).exists(): time.sleep(0.1)\n"
+        "def allow(message, client): return True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = Settings.model_validate(
+        {
+            "server": {"listen": "127.0.0.1:0", "workers": WORKERS},
+            "backend": store,
+            "filters": [{"channel_prefix": "/x/", "callable": "sluggish:allow"}],
+        }
+    )
+    loaded = LoadedSettings(settings, {}, ())
+    folder = tmp_path / "meeting"
+    folder.mkdir()
+    running = asyncio.create_task(supervisor.Supervisor(loaded, lambda: loaded, folder).run())
+
+    def said(message: str) -> list[logging.LogRecord]:
+        return [each for each in caplog.records if each.getMessage() == message]
+
+    await until(lambda: len(said("worker ready")) == WORKERS)
+    slow.touch()
+    with monkeypatch.context() as patience:
+        patience.setattr(supervisor, "BEGIN_BEATS", 2)
+        os.kill(next(each.pid for each in said("worker ready") if each.worker == 2), signal.SIGKILL)
+        await until(lambda: len(said("worker ended, starting another one")) == 3)
+    assert len(said("worker does not begin, killing it")) == 2
+    endings = [(each.ended, each.pause) for each in said("worker ended, starting another one")]
+    assert endings == [("signal SIGKILL", pause) for pause in (0.0, 0.5, 1.0)]
+    assert (
+        said("worker ended, starting another one")[1].reason == "it was not ready within 2 seconds"
+    )
+    slow.unlink()
+    await until(lambda: len(said("worker ready")) == WORKERS + 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await running == 0
+
+
 # A filter that cannot be loaded, or ends its process, while there is a file of this name.
 _FILTER = """
 import os, pathlib

@@ -406,7 +406,8 @@ async def test_an_answer_that_is_cancelled_ends_its_connection() -> None:
 async def test_draining_and_closing() -> None:
     world = World()
     busy, waiting = world.connect()
-    _, idle = world.connect()
+    known, idle = world.connect()
+    known.data_received(REQUEST)
     late, told = world.connect()
     world.draining = True
     late.data_received(REQUEST)
@@ -421,6 +422,21 @@ async def test_draining_and_closing() -> None:
     await closing
     assert answers(waiting) == 1
     assert waiting.closed
+
+
+async def test_who_has_only_just_come_may_ask_before_all_connections_end() -> None:
+    world = World()
+    newcomer, served = world.connect()
+    _, silent = world.connect()
+    world.draining = True
+    closing = asyncio.create_task(world.front.close(5))
+    await asyncio.sleep(0)
+    assert not served.closed
+    newcomer.data_received(REQUEST)
+    assert (answers(served), served.closed) == (1, True)
+    assert not silent.closed
+    await closing
+    assert silent.closed
 
 
 async def test_answers_that_never_end_do_not_keep_it_open() -> None:

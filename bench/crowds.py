@@ -19,30 +19,31 @@ from bench.load import WAIT_SECONDS, Caller, Tally, answer_end, connect
 from bench.servers import Server
 
 SOURCE = Path(__file__).with_name("crowd.c")
-PROGRAM = Path(__file__).with_name("out") / "crowd"
+OUT = Path(__file__).with_name("out")
 CLOSING = b"onnection: close\r\n"
 # Of one line: the arrivals of some thousand messages.
 LINE_BYTES = 16 * 1024 * 1024
 
 
-def program() -> Path:
-    """The program that is the crowd, compiled if it is not. Raises BenchError."""
-    if not PROGRAM.exists() or PROGRAM.stat().st_mtime < SOURCE.stat().st_mtime:
+def compiled(source: Path, *options: str) -> Path:
+    """What a C file compiles to, made if it is not there yet. Raises BenchError."""
+    made = OUT / source.stem
+    if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
         compiler = shutil.which("cc")
         if compiler is None:
             raise BenchError("a C compiler is missing: apt-get install gcc libc6-dev")
-        PROGRAM.parent.mkdir(exist_ok=True)
-        made = PROGRAM.with_suffix(f".{os.getpid()}")
+        OUT.mkdir(exist_ok=True)
+        new = made.with_suffix(f".{os.getpid()}")
         done = subprocess.run(
-            [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", made, SOURCE],
+            [compiler, "-O2", "-Wall", "-Wextra", "-Werror", *options, "-o", new, source],
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise BenchError(f"{SOURCE.name} could not be compiled:\n{done.stderr}")
-        made.replace(PROGRAM)  # others may be doing the same
-    return PROGRAM
+            raise BenchError(f"{source.name} could not be compiled:\n{done.stderr}")
+        new.replace(made)  # others may be doing the same
+    return made
 
 
 class Crowd:
@@ -71,7 +72,7 @@ class Crowd:
             template.write(dialect.stream(cls.channel))
             template.flush()
             process = await asyncio.create_subprocess_exec(
-                program(),
+                compiled(SOURCE),
                 *(str(server.port), dialect.first, template.name),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,

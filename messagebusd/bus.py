@@ -109,6 +109,37 @@ class MessageBus:
         """
         return await self._outage.publish(publication, once)
 
+    async def publish_all(
+        self, publications: Sequence[tuple[Publication, Once | None]]
+    ) -> list[Published | Exception | None]:
+        """The same for several, in order: what it returned or raised for each of them.
+
+        One that fails does not stop those behind it.
+        """
+        if not publications:
+            return []
+        may_wait = bool(self._outage) or any(each.queue_in_memory for each, _ in publications)
+        if may_wait or not self.backend.is_immediate:
+            # Together, so that they share the way to the store: it keeps their order.
+            return await asyncio.gather(*(self._outcome(*each) for each in publications))
+        found: list[Published | Exception | None] = []
+        with self._metrics.store_operation("publish", len(publications)) as operation:
+            for publication, once in publications:
+                try:
+                    found.append(await self.backend.publish(publication, once))
+                except Exception as error:
+                    operation.failed(error)
+                    found.append(error)
+        return found
+
+    async def _outcome(
+        self, publication: Publication, once: Once | None
+    ) -> Published | Exception | None:
+        try:
+            return await self.publish(publication, once)
+        except Exception as error:
+            return error
+
     async def _store(self, publication: Publication, once: Once | None) -> Published:
         with self._metrics.store_operation("publish"):
             published = await self.backend.publish(publication, once)

@@ -66,6 +66,11 @@ class _Observed:
         self._counts[bisect_left(LATENCIES, seconds)] += 1
         self._sum += seconds
 
+    def observe_together(self, seconds: float, count: int) -> None:
+        """Take so many that lasted so long together."""
+        self._counts[bisect_left(LATENCIES, seconds / count)] += count
+        self._sum += seconds
+
     def flush(self) -> None:
         """Put all where others can read them."""
         counts, self._counts = self._counts, [0] * len(self._counts)
@@ -77,17 +82,26 @@ class _Observed:
 
 
 class _Operation:
-    """A store operation that is being measured."""
+    """Store operations that are being measured together."""
 
-    __slots__ = ("_clock", "_errors", "_seconds", "_started")
+    __slots__ = ("_clock", "_count", "_errors", "_seconds", "_started")
 
-    def __init__(self, seconds: _Observed, errors: Counter, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, seconds: _Observed, errors: Counter, clock: Callable[[], float], count: int
+    ) -> None:
         self._seconds = seconds
         self._errors = errors
         self._clock = clock
+        self._count = count
 
-    def __enter__(self) -> None:
+    def failed(self, error: BaseException) -> None:
+        """One of them raised this; said of an error that does not leave the block."""
+        if isinstance(error, StoreUnavailable):
+            self._errors.inc()
+
+    def __enter__(self) -> Self:
         self._started = self._clock()
+        return self
 
     def __exit__(
         self,
@@ -95,9 +109,9 @@ class _Operation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._seconds.observe(self._clock() - self._started)
-        if isinstance(error, StoreUnavailable):
-            self._errors.inc()
+        self._seconds.observe_together(self._clock() - self._started, self._count)
+        if error is not None:
+            self.failed(error)
 
 
 class Metrics:
@@ -321,9 +335,9 @@ class Metrics:
 
     # -- the store ---------------------------------------------------------------------------
 
-    def store_operation(self, name: str) -> _Operation:
-        """Measure what happens inside; count it if the store fails."""
-        return _Operation(*self._stores[name], self._clock)
+    def store_operation(self, name: str, count: int = 1) -> _Operation:
+        """Measure what happens inside, one operation or several; count it if the store fails."""
+        return _Operation(*self._stores[name], self._clock, count)
 
     def store_reconnected(self) -> None:
         """See `backends.base.Observer`, also for the following."""

@@ -135,7 +135,8 @@ class MemoryBackend(Backend):
 
     def _publish(self, publication: Publication) -> Published:
         now = self._clock()
-        self._forget_expired(now)
+        while (expired := self._expiring.due(now)) is not None:
+            self._forget(expired)
         name = qualify(publication.channel, publication.site_id)
         channel = self._get(name)
         if channel is None:
@@ -281,7 +282,8 @@ class MemoryBackend(Backend):
         self._expiring.add(channel)
         if age == 0:  # nothing to keep, not even until the next turn of the clock
             self._forget(channel)
-        self._fit()
+        if self._bytes + self._channel_bytes > self._max_bytes:
+            self._fit()
 
     def _trim(self, channel: _Channel, size: int) -> None:
         while len(channel.messages) > size:
@@ -304,10 +306,6 @@ class MemoryBackend(Backend):
         self._trim(channel, 0)
         del self._channels[channel.name]
         self._channel_bytes -= _channel_size(channel)
-
-    def _forget_expired(self, now: float) -> None:
-        while (channel := self._expiring.due(now)) is not None:
-            self._forget(channel)
 
     def _capture(self) -> snapshot.Snapshot:
         until = self._wall() - self._clock()

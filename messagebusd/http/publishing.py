@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
-from messagebusd.backends.base import Once
+from messagebusd.backends.base import Published
 from messagebusd.bus import MessageBus
 from messagebusd.errors import (
-    IdempotencyConflict,
     LimitExceeded,
     MalformedRequest,
     RequestError,
@@ -41,14 +39,6 @@ MAX_BATCH_BYTES = 16 * 1024 * 1024
 # Messages of a batch that are published together; then others get their turn.
 _TURN_MESSAGES = 100
 _batch_fields = {"messages": decoder(list[msgspec.Raw])}
-
-
-class _Outcome(NamedTuple):
-    """What became of one message: a part of the answer; ``stored`` is False while it waits."""
-
-    answer: bytes
-    stored: bool
-    repeated: bool
 
 
 class PublishDoor:
@@ -83,10 +73,16 @@ class PublishDoor:
         key.count(1)
         body = await call.read_body(self._max_body, self._body_timeout)
         slot = None if once is None else OnceOnly(key.name, "publish", once, body).whole
-        outcome = await self._publish(self._parse(key, body), slot)
-        if not outcome.repeated:
+        publication = self._parse(key, body)
+        try:
+            published = await self._bus.publish(publication, slot)
+        except StoreRefused as error:
+            raise _refused_by_store(error) from None
+        repeated = published is not None and published.repeated
+        if not repeated:
             self._metrics.published(DOOR)
-        return _answer(outcome.answer, 200 if outcome.stored else 202, repeated=outcome.repeated)
+        status = 202 if published is None else 200
+        return _answer(_result(publication, published), status, repeated=repeated)
 
     async def batch(self, call: Call) -> Answer:
         """Publish some messages in order; one that is refused does not stop the others.
@@ -110,22 +106,6 @@ class PublishDoor:
         key.require_channel(publication.channel, publication.site_id, changes=True)
         return publication
 
-    async def _publish(self, publication: Publication, once: Once | None) -> _Outcome:
-        """Publish one message. Raises RequestError or StoreUnavailable."""
-        try:
-            published = await self._bus.publish(publication, once)
-        except StoreRefused as error:
-            # To be told apart from a store that is away: trying again would not help.
-            raise RequestError(
-                f"the store does not take this message: {error}", code="store_refused", status=422
-            ) from None
-        channel = msgspec.json.encode(publication.channel)
-        if published is None:
-            return _Outcome(b'{"channel":%b,"queued":true}' % channel, False, False)
-        message_id, global_id, repeated = published
-        answer = b'{"channel":%b,"message_id":%d,"global_id":%d}' % (channel, message_id, global_id)
-        return _Outcome(answer, True, repeated)
-
     async def _publish_all(
         self,
         key: Key,
@@ -142,32 +122,40 @@ class PublishDoor:
         taken = repeated = 0
         is_claimed = is_away = False
         for start in range(0, len(messages), _TURN_MESSAGES):
+            if start:
+                await asyncio.sleep(0)  # not all of the loop's time for one batch
             part = messages[start : start + _TURN_MESSAGES]
             parsed = [self._try_to_parse(key, each) for each in part]
-            is_any = any(isinstance(each, Publication) for each in parsed)
-            if is_any and slots is not None and not is_claimed:
+            ready = [
+                (each, None if slots is None else slots.message(index))
+                for index, each in enumerate(parsed, start)
+                if isinstance(each, Publication)
+            ]
+            if ready and slots is not None and not is_claimed:
                 # Not before there is something to publish: a refused batch may be corrected.
                 await self._bus.claim(slots.whole)
                 is_claimed = True
-            if start:
-                await asyncio.sleep(0)  # not all of the loop's time for one batch
-            outcomes = await self._publish_turn(parsed, slots, start)
-            taken_now = [each for each in outcomes if isinstance(each, _Outcome)]
-            repeated_now = sum(each.repeated for each in taken_now)
-            self._metrics.published(DOOR, len(taken_now) - repeated_now)
-            taken += len(taken_now)
+            outcomes = await self._bus.publish_all(ready)
+            repeated_now = sum(isinstance(each, Published) and each.repeated for each in outcomes)
+            taken_now = sum(not isinstance(each, Exception) for each in outcomes)
+            self._metrics.published(DOOR, taken_now - repeated_now)
+            taken += taken_now
             repeated += repeated_now
-            for outcome in outcomes:
-                match outcome:
-                    case _Outcome():
-                        results.append(outcome.answer)
+            following = iter(outcomes)
+            for each in parsed:
+                if isinstance(each, RequestError):
+                    results.append(self._refused(each, request_id))
+                    continue
+                match next(following):
+                    case Published() | None as published:
+                        results.append(_result(each, published))
+                    case StoreRefused() as error:
+                        results.append(self._refused(_refused_by_store(error), request_id))
                     case StoreUnavailable() if taken:
                         results.append(self._refused(store_unavailable(), request_id))
                         is_away = True
-                    case RequestError() if not isinstance(outcome, IdempotencyConflict):
-                        results.append(self._refused(outcome, request_id))
-                    case _:
-                        raise outcome
+                    case Exception() as error:
+                        raise error
             if is_away:
                 rest = len(messages) - len(results)
                 results += [self._refused(store_unavailable(), request_id)] * rest
@@ -178,30 +166,6 @@ class PublishDoor:
         try:
             return self._parse(key, message)
         except RequestError as error:
-            return error
-
-    async def _publish_turn(
-        self, parsed: Sequence[Publication | RequestError], slots: OnceOnly | None, start: int
-    ) -> list[_Outcome | Exception]:
-        """What became of some messages of a batch, of which the first has this index."""
-        calls = (
-            self._try_to_publish(each, None if slots is None else slots.message(index))
-            for index, each in enumerate(parsed, start)
-            if isinstance(each, Publication)
-        )
-        if self.is_immediate:
-            published = iter([await each for each in calls])
-        else:
-            # Together, so that they share the way to the store: it keeps their order.
-            published = iter(await asyncio.gather(*calls))
-        return [next(published) if isinstance(each, Publication) else each for each in parsed]
-
-    async def _try_to_publish(
-        self, publication: Publication, once: Once | None
-    ) -> _Outcome | Exception:
-        try:
-            return await self._publish(publication, once)
-        except Exception as error:
             return error
 
     def _refused(self, error: RequestError, request_id: str) -> bytes:
@@ -224,6 +188,21 @@ def _split(body: bytes, *, lines: bool) -> Sequence[bytes | msgspec.Raw]:
             f"a batch may have {MAX_BATCH_MESSAGES} messages at most, this one has {len(messages)}"
         )
     return messages
+
+
+def _result(publication: Publication, published: Published | None) -> bytes:
+    """What a publisher is told of a message that was taken; None is one that waits."""
+    channel = msgspec.json.encode(publication.channel)
+    if published is None:
+        return b'{"channel":%b,"queued":true}' % channel
+    message_id, global_id, _ = published
+    return b'{"channel":%b,"message_id":%d,"global_id":%d}' % (channel, message_id, global_id)
+
+
+def _refused_by_store(error: StoreRefused) -> RequestError:
+    """To be told apart from a store that is away: trying again would not help."""
+    detail = f"the store does not take this message: {error}"
+    return RequestError(detail, code="store_refused", status=422)
 
 
 def _answer(body: bytes, status: int = 200, *, repeated: bool) -> Answer:

@@ -468,3 +468,44 @@ async def test_disconnecting_forgets_nobody_and_missing_commands_everybody():
     world.bus.interrupted()
     world.bus.restarted(["/a"])
     assert world.forgotten == [(None, None)] * 2
+
+
+@pytest.mark.parametrize("is_immediate", [True, False])
+async def test_of_messages_published_together_one_that_fails_stops_nobody(
+    is_immediate, monkeypatch
+):
+    world = World()
+    store, metrics = world.backend.publish, world.bus._metrics
+
+    async def publish(publication, once=None):
+        if publication.channel == "/away":
+            raise StoreUnavailable("away")
+        return await store(publication, once)
+
+    monkeypatch.setattr(world.backend, "publish", publish)
+    monkeypatch.setattr(world.backend, "is_immediate", is_immediate)
+    channels = ("/a", "/away", "/a", "/b")
+    outcomes = await world.bus.publish_all([(Publication(each, b"1"), None) for each in channels])
+    assert [outcomes[at] for at in (0, 2, 3)] == [(1, 1, False), (2, 2, False), (1, 3, False)]
+    assert isinstance(outcomes[1], StoreUnavailable)
+    metrics.refresh()
+    of_publishes = {"operation": "publish"}
+    for name, value in (("store_seconds_count", 4), ("store_errors_total", 1)):
+        found = metrics.registry.get_sample_value(f"messagebusd_{name}", of_publishes)
+        assert found == value, name
+
+
+async def test_of_messages_published_together_some_may_wait(monkeypatch):
+    world = World(backend=MemoryBackend(Retention(), max_bytes=2**20))
+
+    async def fail(publication, once=None):
+        raise StoreUnavailable("away")
+
+    waiting = Publication("/a", b"1", queue_in_memory=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.backend, "publish", fail)
+        outcomes = await world.bus.publish_all([(Publication("/a", b"0"), None), (waiting, None)])
+    assert isinstance(outcomes[0], StoreUnavailable)
+    assert outcomes[1] is None
+    await world.bus.close(5)
+    assert await world.backend.last_global_id() == 1

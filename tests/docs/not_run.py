@@ -1,6 +1,7 @@
 """What the documentation shows and no test can run, each with the reason.
 
-It is parsed at least: ``test_every_block.py`` does that, and finds entries that no page has any more.
+It is parsed at least: ``test_every_block.py`` does that, and finds entries that no page has any
+more.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ Object.assign(globalThis, {
     hidden: false,
     addEventListener() {},
     removeEventListener() {},
-    getElementById: (id) => data[id],
+    createElement: () => ({}),
+    getElementById: (id) => data[id] ?? { append: (line) => console.log(line.textContent) },
   },
   // The page's own application.
   fetch: (target, options) =>

@@ -1,11 +1,12 @@
 """Commands of the pages, run in one shell of their own, as somebody would who reads the page.
 
 In a ``console`` block lines after ``$ `` are commands (continued after a backslash), and what
-follows is what they print; there, ``…`` stands for anything, also for several lines. An ``sh`` block
-is commands that must succeed.
+follows is what they print; there, ``…`` stands for anything, also for several lines. An ``sh``
+block is commands that must succeed.
 
-Pages say 127.0.0.1:8090 for the public listener and 127.0.0.1:8091 for the internal one; the
-commands are told the real ports, and what they print is told back.
+Pages say 127.0.0.1:8090 for the public listener, 127.0.0.1:8091 for the internal one, and
+forum.example for a site; the commands are told the real addresses, and what they print is told
+back.
 """
 
 from __future__ import annotations
@@ -18,13 +19,25 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from tests.support.daemon import Daemon
 from tests.support.pages import Block
 
 RUN_SECONDS = 50.0
 PUBLIC = "127.0.0.1:8090"
 INTERNAL = "127.0.0.1:8091"
+SITE = "https://forum.example/message-bus/"
+
+
+class Running(Protocol):
+    """A daemon, as far as the commands know it."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def internal_url(self) -> str: ...
+    @property
+    def key(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -66,13 +79,15 @@ def commands(block: Block) -> list[Command]:
 
 
 class Shell:
-    """A shell in a folder of its own, beside a daemon whose key it has."""
+    """A shell in a folder of its own, beside a daemon whose key it has. ``site`` is who answers
+    for a site that the pages name."""
 
-    def __init__(self, folder: Path, daemon: Daemon, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, daemon: Running, site: Running | None = None) -> None:
         self._folder = folder
-        self._ports = {
+        self._places = {
             PUBLIC: daemon.url.removeprefix("http://"),
             INTERNAL: daemon.internal_url.removeprefix("http://"),
+            **({SITE: f"{site.url}/message-bus/"} if site else {}),
         }
         # Without a terminal, curl would draw its progress among what it prints.
         (folder / ".curlrc").write_text("silent\nshow-error\n")
@@ -83,14 +98,13 @@ class Shell:
             "CURL_HOME": str(folder),
             "MESSAGEBUSD_URL": daemon.internal_url,
             "MESSAGEBUSD_KEY": daemon.key,
-            **(env or {}),
         }
 
     async def run(self, asked: Sequence[Command]) -> list[Ran]:
         """Run commands one after the other; variables that one sets, the next one has."""
         mark = f"--{secrets.token_hex(8)}--"
         script = "".join(
-            f"{{ {self._with(self._ports, each.text)}\n}} 2>&1\necho {mark} $?\n" for each in asked
+            f"{{ {self._with(self._places, each.text)}\n}} 2>&1\necho {mark} $?\n" for each in asked
         )
         process = await asyncio.create_subprocess_exec(
             "bash",
@@ -109,7 +123,7 @@ class Shell:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        back = {real: page for page, real in self._ports.items()}
+        back = {real: page for page, real in self._places.items()}
         printed = self._with(back, output.decode())
         *pieces, rest = re.split(rf"{mark} (\d+)\n", printed)
         assert rest == "", rest

@@ -55,3 +55,9 @@ def test_what_is_not_run_can_be_read(page: str, words: str) -> None:
             pytest.fail(f"nothing here reads {other}")
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_index_has_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name == "README.md" or f"({path.name})" in index, path.name

@@ -1,8 +1,9 @@
-"""Scripts of pages run, with the real client against the real daemon, and receive what is published."""
+"""Scripts of pages run, with the real client, and receive what is published to the real daemon."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from pathlib import Path
@@ -23,12 +24,15 @@ TOKENS = Page("docs/jwt.md", __name__)
 SCRIPTS = [
     (Page("README.md", __name__).block("html"), "Hello!"),
     (Page("clients/typescript/README.md", __name__).block("html"), "Hello!"),
+    (Page("docs/quickstart.md", __name__).block("html"), "Hello!"),
     (HOSTS.block("html", "positions"), "the news"),
     (HOSTS.block("html", "renew"), "for ada"),
     (TOKENS.block("js", "tokenProvider"), "for ada"),
     (TOKENS.block("js", "headers["), "for ada"),
     (Page("docs/deploying.md", __name__).block("js"), "for ada"),
 ]
+
+_BUS = re.compile(r"https://bus\.example|http://127\.0\.0\.1:8090")
 
 
 @pytest.mark.parametrize(("block", "expected"), SCRIPTS, ids=[str(block) for block, _ in SCRIPTS])
@@ -50,7 +54,7 @@ async def test_a_script_receives(tmp_path: Path, block: Block, expected: str) ->
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(block.text.replace("https://bus.example", daemon.url).encode())
+            process.stdin.write(_BUS.sub(daemon.url, block.text).encode())
             process.stdin.write_eof()
             async with asyncio.timeout(WAIT_SECONDS):
                 printed = await process.stdout.readline()

@@ -61,12 +61,7 @@ def test_the_snippet_in_go_compiles(tmp_path: Path) -> None:
     done = subprocess.run(
         [find_program("go", "golang-go"), "vet", "."],
         cwd=tmp_path,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
-            "GO111MODULE": "off",
-            "GOPATH": "/usr/share/gocode",
-        },
+        env={**os.environ, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode"},
         capture_output=True,
         text=True,
         timeout=50,

@@ -5,8 +5,8 @@ A test that runs blocks takes them from a `Page` of its own when its module is i
     PAGE = Page("docs/jwt.md", __name__)
     SNIPPET = PAGE.block("python", "poll_token")
 
-That notes who takes what. ``tests/docs/test_every_block.py`` imports all such modules and fails for a
-block that nobody takes, so one that is added to a page, or that a test lets go, is found.
+That notes who takes what. ``tests/docs/test_every_block.py`` imports all such modules and fails for
+a block that nobody takes, so one that is added to a page, or that a test lets go, is found.
 """
 
 from __future__ import annotations

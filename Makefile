@@ -113,6 +113,10 @@ docs: install ## Write the sample configuration and docs/configuration.md anew f
 	$(BIN)/python -m messagebusd.settings.reference sample > config/bus.toml
 	$(BIN)/python -m messagebusd.settings.reference markdown > docs/configuration.md
 
+.PHONY: docs-tests
+docs-tests: packages install ## Run what the documentation shows
+	$(PYTEST) tests/docs tests/hosts $(PARALLEL)
+
 .PHONY: deploy-tests
 deploy-tests: packages install $(VENV)/.deploy $(VENV)/.release ## Run what is shipped in deploy/: proxies, units, chart
 	$(PYTEST) tests/deploy

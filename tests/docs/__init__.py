@@ -10,7 +10,7 @@ By language:
 ``json``                  answers: compared with the daemon's, and held against its description;
                           the webhook's question: compared with a real one
 ``html``, ``js``          run in Node, pages with the client that the daemon serves
-``ts``                    all compiled; the one that publishes is run
+``ts``                    all compiled; those that publish and follow are run
 ``python``, ``ruby``      run
 ``go``                    a whole application is run, the token's snippet compiled
 ``php``, ``blade``        of hosts/laravel.md what is plain PHP is run, what needs Laravel parsed

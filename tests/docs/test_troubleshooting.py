@@ -31,7 +31,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[HostedDaemon]:
     """Two messages, one for the user 7; and "7" waits, whose last poll but one was refused."""
     settings = {
         "server": {"internal_listen": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"]},
-        "poll": {"long_polling_interval": 60.0, "client_rate": "1/60s"},
+        "poll": {"long_polling_interval": 50.0, "client_rate": "1/60s"},
         "lookup": {"mode": "headers"},
         "cors": {"allow_origins": [ORIGIN]},
     }

@@ -1,4 +1,4 @@
-"""The examples of the TypeScript client's README: all compile, and the one that publishes runs."""
+"""The examples of the TypeScript client's README: all compile, and those for servers run."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ declare const process: { env: Record<string, string | undefined> };
 declare const userId: string;
 declare const body: Uint8Array;
 declare const request: { headers: Record<string, string | string[] | undefined> };
+declare const publisher: import("messagebusd-client/publisher").Publisher;
+interface Order { number: number }
+declare function load(): Promise<number>;
+declare function book(order: Order): Promise<void>;
+declare function save(positions: Record<string, number | null>): Promise<void>;
 """
 
 
@@ -50,20 +55,32 @@ def test_they_compile(application: Path) -> None:
     run(
         *(CLIENT / "node_modules" / ".bin" / "tsc", "--noEmit", "--strict", "--skipLibCheck"),
         *("--target", "es2022", "--lib", "es2022,dom,dom.asynciterable"),
-        *("--module", "nodenext", "ambient.d.ts", *names),
+        *("--module", "nodenext", "--moduleDetection", "force", "ambient.d.ts", *names),
         folder=application,
     )
 
 
-async def test_the_publisher_publishes(application: Path) -> None:
-    [block] = [each for each in BLOCKS if "publisher.publish" in each.text]
+async def test_the_publisher_publishes_and_follows(application: Path) -> None:
+    publishes, follows = (
+        next(each.text for each in BLOCKS if words in each.text)
+        for words in ("publisher.publish", "publisher.subscribe")
+    )
     async with HostedDaemon(application) as daemon:
-        code = block.text.replace("http://127.0.0.1:8091", daemon.url)
-        (application / "app.js").write_text(f"{code}\nconsole.log(JSON.stringify(positions));")
+        await daemon.publish("/orders", {"number": 1})
+        (application / "app.ts").write_text(
+            f"""{publishes.replace("http://127.0.0.1:8091", daemon.url)}
+            console.log(JSON.stringify(positions));
+            const load = async () => 0;
+            const book = async (order) => console.log(JSON.stringify(order));
+            const save = async (reached) => process.exit(reached["/orders"] === 1 ? 0 : 1);
+            {follows}"""
+        )
+        esbuild = CLIENT / "node_modules" / ".bin" / "esbuild"
+        run(esbuild, "app.ts", "--format=esm", "--outfile=app.js", folder=application)
         node = find_program("node", "nodejs")
         printed = await asyncio.to_thread(
             run, node, "app.js", folder=application, MESSAGEBUSD_KEY=daemon.key
         )
-        assert json.loads(printed) == {"/hello": 1}
         backlog = await daemon.api("GET", "backlog", query={"channel": "/hello"})
-        assert backlog["messages"][0]["user_ids"] == [42]
+    assert [json.loads(line) for line in printed.splitlines()] == [{"/hello": 1}, {"number": 1}]
+    assert backlog["messages"][0]["user_ids"] == [42]

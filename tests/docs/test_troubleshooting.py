@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,12 +13,10 @@ import pytest
 from tests.docs.shell import Shell, check, commands, is_shown
 from tests.support.hosted import HostedDaemon
 from tests.support.pages import ROOT, Page
-from tests.support.program import find_program
 from tests.support.redis_server import RedisServer
 
 PAGE = Page("docs/troubleshooting.md", __name__)
 SESSION = PAGE.blocks("console")
-NGINX = PAGE.block("nginx")
 AWAY = PAGE.block("text", "unavailable")
 LOG = PAGE.block("text", "WARNING")
 WAIT_SECONDS = 10.0
@@ -61,16 +58,6 @@ async def test_its_commands(tmp_path: Path, daemon: HostedDaemon, site: HostedDa
     asked = [command for block in SESSION for command in commands(block)]
     for ran in await Shell(tmp_path, daemon, site).run(asked):
         check(ran)
-
-
-def test_nginx_takes_its_lines(tmp_path: Path) -> None:
-    (tmp_path / "nginx.conf").write_text(
-        f"pid {tmp_path}/pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; server {{ listen 127.0.0.1:1; {NGINX.text} }} }}"
-    )
-    command = [find_program("nginx", "nginx-light"), "-t", "-p", tmp_path, "-c", "nginx.conf"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 async def test_what_is_said_when_the_store_is_away(tmp_path: Path) -> None:

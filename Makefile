@@ -31,7 +31,7 @@ demo: install ## Set everything up and serve the demo chat
 	$(BIN)/messagebusd demo
 
 .PHONY: install
-install: $(VENV)/.installed node_modules/.installed $(BUNDLE) ## Make the Python environment, build the browser client
+install: node_modules/.installed $(VENV)/.installed $(BUNDLE) ## Make the Python environment, build the browser client
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'

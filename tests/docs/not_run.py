@@ -20,6 +20,9 @@ NOT_RUN: Mapping[tuple[str, str], str] = {
     ("docs/hosts/laravel.md", "Route::post("): "needs all of Laravel",
     ("docs/hosts/laravel.md", "{!! json_encode"): "needs all of Laravel",
     ("docs/jwt.md", "use Firebase\\JWT\\JWT;"): "Debian has no package of the library",
+    ("docs/releasing.md", "make build"): "takes minutes; tests/deploy/test_release.py builds",
+    ("docs/releasing.md", "uv venv"): "needs other versions of Python",
+    ("docs/soak.md", "make soak"): "takes ten minutes; tests/soak/test_soak.py is its short form",
     ("docs/operations.md", "git clone"): "fetches from GitHub; tests/ruby is run by hand",
 }
 """By page and words of the block."""

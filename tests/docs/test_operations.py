@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.support.pages import Page
-from tests.support.program import Program, free_port
+from tests.support.program import Program
 from tests.support.redis_server import RedisServer
 
 PAGE = Page("docs/operations.md", __name__)
@@ -17,7 +17,7 @@ RELOADED = PAGE.block("", "settings reloaded")
 WAIT_SECONDS = 20.0
 SETTINGS = """
 [server]
-listen = "127.0.0.1:{port}"
+listen = "127.0.0.1:0"
 workers = {workers}
 [backend]
 kind = "redis"
@@ -33,13 +33,10 @@ pattern = "{pattern}"
 
 def test_a_reload(tmp_path: Path, redis_server: RedisServer) -> None:
     path = tmp_path / "bus.toml"
-    port = free_port()
 
     def write(workers: int, token: str, pattern: str) -> None:
         path.write_text(
-            SETTINGS.format(
-                port=port, workers=workers, url=redis_server.url, token=token, pattern=pattern
-            )
+            SETTINGS.format(workers=workers, url=redis_server.url, token=token, pattern=pattern)
         )
 
     write(1, "a" * 32, "/a")

@@ -11,45 +11,26 @@ from pathlib import Path
 import pytest
 
 from tests.docs.shell import Command, Shell, check, commands
+from tests.docs.started import Started
 from tests.support.pages import ROOT, Page
-from tests.support.program import Program, find_program, free_port
+from tests.support.program import find_program
 
 PAGE = Page("docs/quickstart.md", __name__)
 SETTINGS = PAGE.block("toml")
 INSTALL, SERVE, EXPORT, *SHELL = PAGE.blocks("sh", "console")
 PROGRAMS = PAGE.blocks("python", "js", "ruby")
-KEY = re.compile(r"export MESSAGEBUSD_KEY=(mb_\S+)\n")
 SHOWN = {"python": "2\n", "js": "3\n", "ruby": "4\n"}
-
-
-class Started:
-    """The daemon of the page."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.url = self.internal_url = f"http://127.0.0.1:{self.port}"
-        (folder / "bus.toml").write_text(SETTINGS.text)
-        command = SERVE.text.split()
-        assert command[0] == "messagebusd"
-        self.program = Program(
-            folder,
-            [sys.executable, "-m", *command, "--listen", f"127.0.0.1:{self.port}"],
-            lambda: KEY.search(self.program.output) is not None,
-        )
-
-    @property
-    def key(self) -> str:
-        found = KEY.search(self.program.output)
-        assert found is not None, self.program.output
-        return found[1]
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Started]:
-    started = Started(tmp_path)
-    started.program.start()
+    (tmp_path / "bus.toml").write_text(SETTINGS.text)
+    program, *arguments = SERVE.text.split()
+    assert program == "messagebusd"
+    started = Started(tmp_path, arguments)
+    started.start()
     yield started
-    started.program.stop()
+    started.stop()
 
 
 async def test_all_of_it(tmp_path: Path, daemon: Started) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.docs.shell import Command, Shell, is_shown
+from tests.docs.started import Started
 from tests.support.pages import ROOT, Page, page_names
-from tests.support.program import Program, free_port
 
 PAGE = Page("README.md", __name__)
 MAKE, LISTEN, PUBLISH = PAGE.blocks("sh")
 PICTURE = PAGE.block("text").text
-KEY = re.compile(r"export MESSAGEBUSD_KEY=(mb_\S+)\n")
 STREAMED = """[]
 |
 [{"global_id":1,"message_id":1,"channel":"/hello","data":{"text":"Hello!"}}]
@@ -25,38 +23,18 @@ STREAMED = """[]
 """
 
 
-class Started:
-    """What the first command serves, on another port."""
-
-    def __init__(self, folder: Path) -> None:
-        recipe = subprocess.run(
-            ["make", "-n", *MAKE.text.split()[1:]], cwd=ROOT, capture_output=True, text=True
-        )
-        *_, command = recipe.stdout.splitlines()
-        program, *arguments = command.split()
-        assert Path(program).name == "messagebusd"
-        port = free_port()
-        self.url = self.internal_url = f"http://127.0.0.1:{port}"
-        (folder / "config").symlink_to(ROOT / "config")
-        self.program = Program(
-            folder,
-            [sys.executable, "-m", "messagebusd", *arguments, "--listen", f"127.0.0.1:{port}"],
-            lambda: KEY.search(self.program.output) is not None,
-        )
-
-    @property
-    def key(self) -> str:
-        found = KEY.search(self.program.output)
-        assert found is not None, self.program.output
-        return found[1]
-
-
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Started]:
-    started = Started(tmp_path)
-    started.program.start()
+    """What the first command serves."""
+    make = ["make", "-n", *MAKE.text.split()[1:]]
+    recipe = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+    program, *arguments = recipe.stdout.splitlines()[-1].split()
+    assert Path(program).name == "messagebusd"
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    started = Started(tmp_path, arguments)
+    started.start()
     yield started
-    started.program.stop()
+    started.stop()
 
 
 async def test_its_minute(tmp_path: Path, daemon: Started) -> None:

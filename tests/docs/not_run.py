@@ -23,6 +23,15 @@ NOT_RUN: Mapping[tuple[str, str], str] = {
     ("docs/releasing.md", "make build"): "takes minutes; tests/deploy/test_release.py builds",
     ("docs/releasing.md", "uv venv"): "needs other versions of Python",
     ("docs/soak.md", "make soak"): "takes ten minutes; tests/soak/test_soak.py is its short form",
+    ("docs/moving-from-the-gem.md", "messagebusd tail"): "runs until Ctrl-C; tested as a command",
+    (
+        "docs/moving-from-the-gem.md",
+        "doctor --config bus.toml\n",
+    ): "tests/docs/test_doctor.py runs it",
+    ("docs/moving-from-the-gem.md", "messagebusd shadow"): (
+        "needs the gem's application; tests/deploy/test_moving.py mirrors and compares"
+    ),
+    ("docs/moving-from-the-gem.md", "--public-url"): "tests/docs/test_operations.py runs it",
     ("docs/operations.md", "git clone"): "fetches from GitHub; tests/ruby is run by hand",
 }
 """By page and words of the block."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import subprocess
 
 import pytest
 
+from messagebusd.cli import main
 from tests.docs.not_run import NOT_RUN
 from tests.support.pages import ROOT, TAKEN, Block, blocks_of, page_names
 from tests.support.program import find_program
@@ -55,6 +57,18 @@ def test_what_is_not_run_can_be_read(page: str, words: str) -> None:
             pytest.fail(f"nothing here reads {other}")
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stdout + done.stderr
+    for line in block.text.splitlines():
+        if line.startswith("messagebusd "):
+            _parse(shlex.split(line, comments=True)[1:])
+
+
+def _parse(arguments: list[str]) -> None:
+    """Have our command line read these, and do nothing. Raises click.UsageError."""
+    name, command, rest = main.resolve_command(
+        main.make_context("messagebusd", ["version"]), arguments
+    )
+    assert command is not None
+    command.make_context(name, rest)
 
 
 def test_the_index_has_every_page() -> None:

@@ -31,7 +31,7 @@ demo: install ## Set everything up and serve the demo chat
 	$(BIN)/messagebusd demo
 
 .PHONY: install
-install: $(VENV)/.installed node_modules/.installed $(BUNDLE) ## Make the Python environment, build the browser client
+install: node_modules/.installed $(VENV)/.installed $(BUNDLE) ## Make the Python environment, build the browser client
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
@@ -112,6 +112,10 @@ format: install ## Format the code and mend what ruff can mend
 docs: install ## Write the sample configuration and docs/configuration.md anew from the settings
 	$(BIN)/python -m messagebusd.settings.reference sample > config/bus.toml
 	$(BIN)/python -m messagebusd.settings.reference markdown > docs/configuration.md
+
+.PHONY: docs-tests
+docs-tests: packages install ## Run what the documentation shows
+	$(PYTEST) tests/docs tests/hosts $(PARALLEL)
 
 .PHONY: deploy-tests
 deploy-tests: packages install $(VENV)/.deploy $(VENV)/.release ## Run what is shipped in deploy/: proxies, units, chart

@@ -26,6 +26,8 @@ ruby -e 'require "pg"' 2>/dev/null || packages+=(ruby-pg)
 ruby -e 'require "rails"; require "action_controller/railtie"' 2>/dev/null || packages+=(ruby-railties)
 ruby -e 'require "webrick"' 2>/dev/null || packages+=(ruby-webrick)
 ruby -e 'require "jwt"' 2>/dev/null || packages+=(ruby-jwt)
+command -v go >/dev/null || packages+=(golang-go)
+[ -d /usr/share/gocode/src/github.com/golang-jwt/jwt ] || packages+=(golang-github-golang-jwt-jwt-dev)
 command -v php >/dev/null || packages+=(php-cli)
 [ "${#packages[@]}" -eq 0 ] && exit 0
 

@@ -197,9 +197,20 @@ class _ClientsPage(Page):
 @click.command()
 @api_options
 def clients(api: Api) -> None:
-    """List the polls that are waiting, AGE in seconds. Needs a key with the scope admin."""
+    """List the polls that are waiting, AGE in seconds. Needs a key with the scope admin.
+
+    A user whose id is text, but written like an integer, is shown in quotes: an audience of 7 does
+    not reach "7".
+    """
     pages = api.pages("/api/v1/clients", _ClientsPage)
-    _print_items(_Client, (client for page in pages for client in page.clients))
+    found = (client for page in pages for client in page.clients)
+    _print_items(_Client, (msgspec.structs.replace(c, user_id=_told(c.user_id)) for c in found))
+
+
+def _told(user_id: int | str | None) -> int | str | None:
+    """An id, so that text can be told from an integer."""
+    is_misleading = isinstance(user_id, str) and _INTEGER.fullmatch(user_id)
+    return f'"{user_id}"' if is_misleading else user_id
 
 
 def _print_items(kind: type[msgspec.Struct], items: Iterable[msgspec.Struct]) -> None:

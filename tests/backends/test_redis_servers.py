@@ -18,19 +18,12 @@ from messagebusd.errors import ConfigurationError, StoreUnavailable
 from messagebusd.protocol.publication import Publication
 from messagebusd.settings.backend import RedisConnection
 from tests.backends.redis_store import RedisStore
+from tests.support.pages import Page
 from tests.support.program import free_port
 from tests.support.redis_server import RedisServer, Sentinel
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
-
-
-def documented_rights() -> str:
-    """What a user of the store needs, as the documentation says."""
-    command = DOCUMENT.read_text().partition("ACL SETUSER messagebusd on >password\n")[2]
-    return command.partition("```")[0]
-
-
-RIGHTS = documented_rights()
+# What a user of the store needs, as the documentation says.
+RIGHTS = Page("docs/redis.md", __name__).block("redis").text.partition(" on >password\n")[2]
 
 
 @asynccontextmanager

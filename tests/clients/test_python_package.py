@@ -23,17 +23,20 @@ import messagebus_client
 from messagebus_client import AsyncPoller, InvalidWebhook, WebhookVerifier, mint_token
 from tests.clients.conftest import Host
 from tests.support.daemon import Daemon
+from tests.support.pages import Page
 from tests.support.program import find_program
 
 FOLDER = Path(__file__).parents[2] / "clients" / "python"
-README = (FOLDER / "README.md").read_text()
+README = Page("clients/python/README.md", __name__)
+PROGRAMS = README.blocks("python")
+ERRORS = README.block("", "MessageBusError").text
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 WAIT_SECONDS = 30.0
 
 
 def examples(*words: str) -> list[str]:
     """The README's programs that contain these words."""
-    found: list[str] = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    found = [each.text for each in PROGRAMS]
     return [each for each in found if all(word in each for word in words)]
 
 
@@ -74,7 +77,28 @@ def test_the_packages_install_and_work(tmp_path: Path) -> None:
 def test_everything_public_is_named() -> None:
     for name in messagebus_client.__all__:
         assert getattr(messagebus_client, name).__doc__, name
-        assert re.search(rf"\b{name}\b", README), name
+        assert re.search(rf"\b{name}\b", README.text), name
+
+
+def test_the_tree_of_errors_is_the_real_one() -> None:
+    """Each line of the drawing is a class; the deeper it stands, the more classes are above it."""
+    line = re.compile(r"(?P<branch>[│├└─ ]*)(?P<name>\w+)")
+    above: list[type] = []
+    drawn = set()
+    for each in ERRORS.splitlines():
+        found = line.match(each)
+        assert found is not None, each
+        depth = len(found["branch"]) // 4
+        error = getattr(messagebus_client, found["name"])
+        assert depth == 0 or above[depth - 1] in error.__bases__, each
+        above[depth:] = [error]
+        drawn.add(found["name"])
+    public = {name: getattr(messagebus_client, name) for name in messagebus_client.__all__}
+    assert drawn == {
+        name
+        for name, error in public.items()
+        if isinstance(error, type) and issubclass(error, messagebus_client.MessageBusError)
+    }
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ import pytest
 from tests.clients.conftest import Host
 from tests.support.daemon import Daemon
 from tests.support.fault_proxy import FaultProxy
+from tests.support.pages import Page
 from tests.support.program import find_program
 
 FOLDER = Path(__file__).parents[2] / "clients" / "ruby"
-README = (FOLDER / "README.md").read_text()
+PROGRAMS = Page("clients/ruby/README.md", __name__).blocks("ruby")
 RUN_SECONDS = 50.0
 WAIT_SECONDS = 30.0
 
@@ -148,7 +149,7 @@ def installed(tmp_path: Path) -> Path:
 
 
 async def test_the_examples_of_the_readme_run(daemon: Daemon, installed: Path) -> None:
-    programs = re.findall(r"^```ruby\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    assert len(programs) == 3
-    output = await ruby(daemon, "-I", str(installed), "-e", "\n".join(programs))
+    assert len(PROGRAMS) == 3
+    program = "\n".join(each.text for each in PROGRAMS)
+    output = await ruby(daemon, "-I", str(installed), "-e", program)
     assert output.splitlines() == ["1", "/orders 1", "true", "eyJ"]

@@ -6,20 +6,22 @@ What the pages leave to the reader (users, the login, how the server is started)
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.pages import Page
 from tests.support.program import Program, accepts, find_program, free_port
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "hosts"
 APPS = Path(__file__).parent / "apps"
 
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"(?:<\?php\n)?(?:#|//|<!--) (?P<name>[\w./-]+\.[a-z]+)(?: -->)?\n")
 
 
@@ -52,30 +54,49 @@ KITS: Mapping[str, Kit] = {
         ("laravel",),
         lambda port: [find_program("php", "php-cli"), "-S", f"127.0.0.1:{port}", "serve.php"],
     ),
+    "go": Kit(("go",), lambda port: ["./serve", str(port)]),
 }
 
 
-def files(page: str) -> dict[str, str]:
+def _files(name: str) -> dict[str, str]:
     """The files that a page shows, by their names."""
+    page = Page(f"docs/hosts/{name}.md", __name__)
     found = {}
-    for _, code in _BLOCK.findall((DOCS / f"{page}.md").read_text()):
-        if (name := _FILE.match(code)) is not None:
-            assert name["name"] not in found, f"{page}.md has two files {name['name']}"
-            found[name["name"]] = code
-    assert found, f"{page}.md has no files"
+    for block in page.blocks(pattern=_FILE):
+        file = _FILE.match(block.text)
+        assert file is not None
+        assert file["name"] not in found, f"{name}.md has two files {file['name']}"
+        found[file["name"]] = block.text
+    assert found, f"{name}.md has no files"
     return found
+
+
+FILES = {page: _files(page) for kit in KITS.values() for page in kit.pages}
 
 
 def build(kit: str, folder: Path) -> None:
     """Write an application into an empty folder."""
     shutil.copytree(APPS / kit, folder, dirs_exist_ok=True)
     for page in KITS[kit].pages:
-        for name, code in files(page).items():
+        for name, code in FILES[page].items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(code)
     # Node looks for its packages beside the program, and above.
     if kit == "express":
         (folder / "node_modules").symlink_to(ROOT / "node_modules")
+    if kit == "go":
+        _compile(folder)
+
+
+def _compile(folder: Path) -> None:
+    done = subprocess.run(
+        [find_program("go", "golang-go"), "build", "-o", "serve", "."],
+        cwd=folder,
+        env={**os.environ, "GO111MODULE": "off", "GOFLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 class Application(Program):

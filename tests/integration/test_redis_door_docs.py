@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,11 +16,11 @@ import redis.asyncio
 from messagebusd.protocol import inbox
 from tests.conftest import StartDaemon
 from tests.support.daemon import Daemon
+from tests.support.pages import ROOT, Page
 from tests.support.program import find_program
 from tests.support.redis_server import RedisServer
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/redis-door.md").read_text()
+BLOCKS = Page("docs/redis-door.md", __name__).blocks("sh", "python", "ruby", "js", "redis", "json")
 STREAM = "messagebusd:publish"
 SECRET = "a-secret"
 RUN_SECONDS = 30.0
@@ -38,7 +37,7 @@ PROGRAMS = {
 
 def examples(language: str, *wanted: str) -> list[str]:
     """The page's programs in a language that contain all of these words."""
-    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    found = [each.text for each in BLOCKS if each.language == language]
     return [each for each in found if all(word in each for word in wanted)]
 
 

@@ -282,6 +282,13 @@ def test_clients(api: FakeApi, run: Run) -> None:
     ]
 
 
+@pytest.mark.parametrize(("user_id", "shown"), [("42", '"42"'), ("ada", "ada"), (None, "-")])
+def test_a_client_whose_id_is_text(api: FakeApi, run: Run, user_id: str | None, shown: str) -> None:
+    client = {"client_id": "c", "user_id": user_id, "site_id": None, "mode": "stream"}
+    api.says({"clients": [{**client, "channels": 3, "age": 12.34}], "next": None})
+    assert run("clients").output.splitlines()[1].split()[1] == shown
+
+
 def test_an_empty_list_has_a_head(api: FakeApi, run: Run) -> None:
     api.says({"clients": [], "next": None})
     assert run("clients").output.startswith("CLIENT ID")

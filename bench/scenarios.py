@@ -287,27 +287,53 @@ async def chosen(bench: Bench, size: int) -> list[Figure]:
 
 
 async def growth(bench: Bench, small: int, large: int) -> list[Figure]:
-    """How the server's work for a message grows with the crowd: the exponent, 1 is linear."""
-    spent: dict[str, list[float]] = {"to everybody": [], "to one": []}
+    """How the server's work grows with the crowd: the exponent, 0 is constant and 1 is linear."""
+    spent: dict[str, list[float]] = {}
     for size in (large, small):
         await bench.crowd.resize(size)
         for name, recipients, audience in (
-            ("to everybody", size, {}),
-            ("to one", 1, {"user_ids": [size // 2]}),
+            ("a message to everybody", size, {}),
+            ("a message to one", 1, {"user_ids": [size // 2]}),
         ):
             request = bench.publish(bench.crowd.channel, **audience)
             operations = await repeated(bench, request, recipients)
-            spent[name].append(operations.span.server_cpu / operations.count)
-    sizes = f"{small:,} to {large:,}"
+            spent.setdefault(name, []).append(operations.span.server_cpu / operations.count)
+        for name, request in (
+            ("a message to nobody", bench.publish("/unheard")),
+            ("an empty poll", poll_request(size + 1, "/elsewhere=0", immediate=True)),
+        ):
+            figure = await bench.hammer(name, request, 1)
+            assert figure.server_cpu is not None
+            spent.setdefault(name, []).append(figure.server_cpu)
+    sizes = f"{small:,} to {large:,} parked"
     return [
-        Figure(
-            f"{name}, growth of its cost from {sizes}",
-            "exponent",
-            max(LEAST_EXPONENT, math.log(many / few) / math.log(large / small)),
-            "less",
-        )
-        for name, (many, few) in spent.items()
+        exponent(f"{name}, growth from {sizes}", large / small, *of) for name, of in spent.items()
     ]
+
+
+async def poll_growth(bench: Bench) -> list[Figure]:
+    """The same for a poll that is up to date, with the backlog and with the number of channels."""
+    await bench.crowd.resize(0)
+    few, many = 10, 1000
+    spent = []
+    for count in (many, few):
+        name = f"/backlog/{count}"
+        last_id = 0
+        for _ in range(count // 10):
+            answer = await bench.control.call(batch_request(bench.server.key, name, 10))
+            last_id = int(_MESSAGE_ID.findall(answer)[-1])
+        request = poll_request(1, f"{name}={last_id}", immediate=True)
+        figure = await bench.hammer(name, request, 1)
+        assert figure.server_cpu is not None
+        spent.append(figure.server_cpu)
+    name = f"an empty poll, growth from {few} to {many:,} messages in the backlog"
+    return [exponent(name, many / few, *spent)]
+
+
+def exponent(name: str, times: float, large: float, small: float) -> Figure:
+    """How a cost grows, by what it is at a size and at one that is so many times smaller."""
+    value = max(LEAST_EXPONENT, math.log(large / small) / math.log(times))
+    return Figure(name, "exponent", value, "less")
 
 
 class Operations(NamedTuple):
@@ -436,6 +462,7 @@ SCENARIOS = (
     Scenario("fan-out", lambda bench: fan_out(bench, bench.scale.small)),
     Scenario("targeted", lambda bench: targeted(bench, bench.scale.small)),
     Scenario("growth", lambda bench: growth(bench, bench.scale.small, bench.scale.large)),
+    Scenario("growth", poll_growth),
     Scenario("saturated", lambda bench: saturated(bench, bench.scale.small)),
     Scenario("slow-readers", lambda bench: slow_readers(bench, bench.scale.small)),
     Scenario("steady", lambda bench: steady(bench, bench.scale.small)),

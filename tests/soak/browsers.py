@@ -27,6 +27,8 @@ TOKEN_SECONDS = 24 * 3600.0
 # An answer has ended well before this, whatever its interval is: the poll hangs.
 HANG_SECONDS = 60.0
 NAPS_A_POLL = 2
+# Of the answer to a poll that was refused.
+REASON_BYTES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +193,16 @@ class Browser:
         ).encode() + body
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
+        asked = time.monotonic()
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         status = int(head.split(" ", 2)[1])
         if status != 200:
-            self._windows.met(f"poll {status}", f"{self.reader.name}: {head.splitlines()[0]}")
+            why = (await reader.read(REASON_BYTES)).decode(errors="replace")
+            waited = time.monotonic() - asked
+            self._windows.met(
+                f"poll {status}",
+                f"{self.reader.name}, after {waited:.1f} s: {' '.join(why.split())}",
+            )
             # Retry-After is taken as read, in part: a soak has little time for it.
             await asyncio.sleep(self._random.uniform(0.3, 1.0))
             return

@@ -1,7 +1,7 @@
-"""The floor: what the writes of a fan-out cost on this machine when nothing else is done.
+"""The floor: what the reads and writes cost on this machine when nothing else is done.
 
-A uvloop protocol that parses nothing, knows one channel, stores nothing and writes one ready-made
-frame to every transport.
+A uvloop protocol that parses nothing, knows one channel, stores nothing, answers each request with
+ready-made bytes, and writes one ready-made frame to every transport.
 
 ``python -m bench.bare`` serves on a free port and says which on stderr.
 """
@@ -34,6 +34,7 @@ def _answer(body: str) -> bytes:
 
 FIRST = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + _chunk("[]")
 FRAME = _chunk(f"[{_ENCODED}]")
+EMPTY = _answer("[]")
 PUBLISHED = _answer('{"channel":"/crowd","message_id":100000,"global_id":100000}')
 
 _parked: dict[Bare, asyncio.Transport] = {}
@@ -49,7 +50,9 @@ class Bare(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         # Requests are small and come one at a time: each in one piece.
-        if data.startswith(b"POST /message-bus/"):
+        if data.find(b"?dlp=t ", 0, 100) > 0:
+            self._transport.write(EMPTY)
+        elif data.startswith(b"POST /message-bus/"):
             _parked[self] = self._transport
             self._transport.write(FIRST)
         elif data.startswith(b"POST /api/v1/publish"):

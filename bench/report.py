@@ -24,9 +24,10 @@ DISTURBED = 0.10
 _OWN = """\
 Written by `python -m bench --write`. **plain** is the same protocol on aiohttp the textbook way
 (`bench/plain_aiohttp.py`), without most of what the daemon does besides. **bare** does nothing but
-the writes (`bench/bare.py`): what a fan-out costs on this machine at least, if each message is a
-write of its own to each transport. All go through the same work in the same rounds; a figure is the
-median of its rounds. Streams are held by a program in C (`bench/crowd.c`)."""
+read and write ready-made bytes (`bench/bare.py`): what a request costs here at least, and
+a fan-out, if each message is a write of its own to each transport. All go through the same work in
+the same rounds; a figure is the median of its rounds. Streams are held by a program in C
+(`bench/crowd.c`)."""
 _PEERS = """\
 Written by `python -m bench --peers --write`. **nchan** is nginx with that module, one worker;
 **gem** is the Ruby library under Puma, with its memory store (`bench/peers/`). Notes are as above.

@@ -26,6 +26,7 @@ from bench.servers import Server
 
 BATCH = 100
 POLLERS = 16
+NEWS = 10
 SATURATING_PUBLISHERS = 8
 BURST = 5
 # Ten of these are more than a connection's buffers in the kernel take for a reader that is away.
@@ -393,18 +394,22 @@ async def steady(bench: Bench, size: int) -> list[Figure]:
     return percentiles(f"{STEADY_RATE} publishes/s to {size:,}, deliveries", latencies)
 
 
-async def polls(bench: Bench) -> list[Figure]:
-    """Polls that are answered at once."""
+async def empty_polls(bench: Bench) -> list[Figure]:
+    """Polls that are up to date and answered at once."""
     await bench.crowd.resize(0)
-    answer = await bench.control.call(batch_request(bench.server.key, "/polled", BATCH))
+    request = poll_request(1, "/polled=0", immediate=True)
+    return [await bench.hammer("empty poll", request, POLLERS)]
+
+
+async def polls_with_news(bench: Bench) -> list[Figure]:
+    """Polls that are answered with some messages."""
+    await bench.crowd.resize(0)
+    answer = await bench.control.call(batch_request(bench.server.key, "/news", BATCH))
     last_id = int(_MESSAGE_ID.findall(answer)[-1])
-    figures = []
-    for name, news in (("empty poll", 0), ("poll with 10 messages", 10)):
-        request = poll_request(1, f"/polled={last_id - news}", immediate=True)
-        if (await bench.control.call(request)).count(MARK) != news:
-            raise BenchError(f"a poll was not answered with {news} messages")
-        figures.append(await bench.hammer(name, request, POLLERS))
-    return figures
+    request = poll_request(1, f"/news={last_id - NEWS}", immediate=True)
+    if (await bench.control.call(request)).count(MARK) != NEWS:
+        raise BenchError(f"a poll was not answered with {NEWS} messages")
+    return [await bench.hammer(f"poll with {NEWS} messages", request, POLLERS)]
 
 
 async def long_polls(bench: Bench, size: int) -> list[Figure]:
@@ -466,7 +471,8 @@ SCENARIOS = (
     Scenario("saturated", lambda bench: saturated(bench, bench.scale.small)),
     Scenario("slow-readers", lambda bench: slow_readers(bench, bench.scale.small)),
     Scenario("steady", lambda bench: steady(bench, bench.scale.small)),
-    Scenario("polls", polls),
+    Scenario("polls", empty_polls),
+    Scenario("news", polls_with_news),
     Scenario("long-polls", lambda bench: long_polls(bench, bench.scale.small)),
     Scenario("publish", publishes),
     Scenario("batches", batches),

@@ -100,7 +100,11 @@ def daemon_asking(lookup: str) -> Peer:
 
 MESSAGEBUSD = Peer("messagebusd", _messagebusd)
 PLAIN = Peer("plain", _plain)
-BARE = Peer("bare", _bare, frozenset({"park", "fan-out", "saturated", "steady"}))
+BARE = Peer(
+    "bare",
+    _bare,
+    frozenset({"park", "fan-out", "saturated", "steady", "polls", "publish"}),
+)
 PEERS = (MESSAGEBUSD, PLAIN, BARE)
 
 

@@ -66,7 +66,7 @@ GEM = Peer(
     frozenset(
         {
             *("park", "fan-out", "targeted", "chosen", "unheard", "saturated", "steady"),
-            *("polls", "long-polls", "publish"),
+            *("polls", "news", "long-polls", "publish"),
         }
     ),
 )

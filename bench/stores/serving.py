@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.scenarios import Bench, Figure, Scale, percentiles, polls, rate
+from bench.scenarios import Bench, Figure, Scale, empty_polls, percentiles, polls_with_news, rate
 from bench.servers import running
 from bench.stores.places import Place
 from bench.stores.publishing import CHANNEL, title
@@ -16,7 +16,7 @@ async def serve(
         published = [
             figure for count in publishers for figure in await _publishes(bench, place, count)
         ]
-        return published, await polls(bench)
+        return published, [*await empty_polls(bench), *await polls_with_news(bench)]
 
 
 async def _publishes(bench: Bench, place: Place, publishers: int) -> list[Figure]:

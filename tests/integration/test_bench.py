@@ -118,7 +118,6 @@ async def test_one_scenario():
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in rows[2:]] == [
         "empty poll /s",
-        "poll with 10 messages /s",
     ]
 
 

@@ -241,7 +241,7 @@ def test_the_parts_find_each_other(composed: dict[str, Any]) -> None:
     )
 
     nginx = (COMPOSE / "nginx.conf").read_text()
-    assert set(re.findall(r"server (\S+) resolve;", nginx)) == {
+    assert set(re.findall(r"server (\S+) resolve\b", nginx)) == {
         f"{each}:{public}" for each in nodes
     }
 

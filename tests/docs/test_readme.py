@@ -26,7 +26,7 @@ STREAMED = """[]
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Started]:
     """What the first command serves."""
-    make = ["make", "-n", *MAKE.text.split()[1:]]
+    make = ["make", "-n", "--no-print-directory", *MAKE.text.split()[1:]]
     recipe = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
     program, *arguments = recipe.stdout.splitlines()[-1].split()
     assert Path(program).name == "messagebusd"

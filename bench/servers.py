@@ -61,12 +61,17 @@ class Launch:
     port: int | None = None
 
 
+def config(key: str, workers: int = 1, lookup: str = _BY_HEADERS) -> str:
+    """Settings of the daemon, in TOML."""
+    return _CONFIG.format(key=key, workers=workers, lookup=lookup)
+
+
 def _messagebusd(
     folder: Path, key: str, more: str = "", workers: int = 1, lookup: str = _BY_HEADERS
 ) -> Launch:
-    config = folder / "bus.toml"
-    config.write_text(_CONFIG.format(key=key, workers=workers, lookup=lookup) + more)
-    return Launch([sys.executable, "-m", "messagebusd", "serve", "--config", config])
+    file = folder / "bus.toml"
+    file.write_text(config(key, workers, lookup) + more)
+    return Launch([sys.executable, "-m", "messagebusd", "serve", "--config", file])
 
 
 def _plain(folder: Path, key: str) -> Launch:

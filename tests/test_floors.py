@@ -19,6 +19,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"pydantic", "pydantic_core"},
     ),
     "log": (set(), set()),
+    "named": ({"errors"}, set()),
     "notify": (set(), set()),
     "reloading": ({"errors", "notify", "settings"}, set()),
     "connection": ({"protocol"}, set()),
@@ -28,10 +29,13 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "feeds": ({"protocol"}, set()),
     "recent": ({"connection", "delivery", "fanout", "protocol"}, set()),
     "hub": ({"connection", "delivery", "fanout", "feeds", "people", "protocol", "recent"}, set()),
-    "filters": ({"connection", "errors", "filters", "protocol"}, {"cel_expr_python", "msgspec"}),
+    "filters": (
+        {"connection", "errors", "filters", "named", "protocol"},
+        {"cel_expr_python", "msgspec"},
+    ),
     "metrics": ({"connection", "delivery", "errors", "protocol"}, {"prometheus_client"}),
     "backends": (
-        {"backends", "errors", "protocol", "settings"},
+        {"backends", "errors", "named", "protocol", "settings"},
         {"asyncpg", "hiredis", "msgspec"},
     ),
     "identity": (

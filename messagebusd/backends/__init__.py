@@ -4,6 +4,7 @@
 """
 
 from messagebusd.backends.base import Backend, Observer, Retention
+from messagebusd.backends.codec import load_codec
 from messagebusd.backends.memory import MemoryBackend
 from messagebusd.backends.postgres import PostgresBackend
 from messagebusd.backends.redis import RedisBackend
@@ -18,10 +19,14 @@ def open_backend(settings: BackendSettings, observer: Observer) -> Backend:
         settings.max_backlog_age,
         settings.clear_every,
     )
-    interval = settings.keepalive_interval
+    interval, codec = settings.keepalive_interval, load_codec(settings.codec)
     if settings.kind == "redis":
-        return RedisBackend(retention, settings.redis, observer, keepalive_interval=interval)
+        return RedisBackend(
+            retention, settings.redis, observer, keepalive_interval=interval, codec=codec
+        )
     if settings.kind == "postgres":
-        return PostgresBackend(retention, settings.postgres, observer, keepalive_interval=interval)
+        return PostgresBackend(
+            retention, settings.postgres, observer, keepalive_interval=interval, codec=codec
+        )
     memory = settings.memory
     return MemoryBackend(retention, max_bytes=memory.max_bytes, snapshot_file=memory.snapshot_file)

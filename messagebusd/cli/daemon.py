@@ -103,10 +103,12 @@ def check_config(path: Path | None) -> None:
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     # Imported here, because other commands need none of it.
+    from messagebusd.backends.codec import load_codec
     from messagebusd.identity import open_lookup
     from messagebusd.metrics import Metrics
 
     with exit_on_problems():
+        load_codec(loaded.settings.backend.codec)
         open_lookup(loaded.settings.lookup, Metrics())  # reads keys, and asks nobody
     click.echo(f"ok {path}" if path is not None else "ok (no file)")
 

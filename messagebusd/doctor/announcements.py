@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from messagebusd.backends import open_backend
 from messagebusd.doctor.report import Finding, ok, problem
-from messagebusd.errors import StoreUnavailable
+from messagebusd.errors import ConfigurationError, StoreUnavailable
 from messagebusd.protocol.message import Message
 from messagebusd.settings import BackendSettings
 
@@ -39,7 +39,10 @@ async def round_trip(settings: BackendSettings, check: str, advice: str) -> Find
     ``advice`` is for when that does not work although the server is there.
     """
     deaf = Deaf()
-    backend = open_backend(settings, deaf)
+    try:
+        backend = open_backend(settings, deaf)
+    except ConfigurationError as error:
+        return problem(check, str(error), "see messagebusd check-config")
     backend.subscribe(deaf)
     try:
         try:

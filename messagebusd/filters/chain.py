@@ -6,7 +6,6 @@ decoded once, and an expression is evaluated once for all clients of whom it see
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import logging
 import traceback
@@ -18,6 +17,7 @@ import msgspec
 from messagebusd.connection import Viewer
 from messagebusd.errors import ConfigurationError
 from messagebusd.filters.expressions import EvaluationError, Expression
+from messagebusd.named import load_named
 from messagebusd.protocol.message import Message
 
 # Called with the message and the client as dictionaries; whether the message may be delivered.
@@ -75,11 +75,7 @@ class CallableFilter:
     def __init__(self, channel_prefix: str, name: str) -> None:
         self.channel_prefix = channel_prefix
         self.name = name
-        module_name, _, function_name = name.partition(":")
-        try:
-            function = getattr(importlib.import_module(module_name), function_name)
-        except Exception as error:  # the module's own code runs, whatever it does
-            raise ConfigurationError([f"filters: {name} cannot be imported: {error}"]) from error
+        function = load_named(name, "filters")
         if not callable(function):
             raise ConfigurationError([f"filters: {name} is not callable"])
         if inspect.iscoroutinefunction(function):

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from messagebusd.settings.section import Section, refuse
 from messagebusd.settings.values import (
     Bytes,
+    CodecName,
     Count,
     CountOrZero,
     FilePath,
@@ -147,9 +148,23 @@ class BackendSettings(Section):
     """A message of our own goes through Redis or PostgreSQL so often, which proves that
     announcements arrive; 0 sends none."""
 
+    codec: CodecName = "json"
+    """How Redis or PostgreSQL keep a message and its audience: `json`, which Ruby processes read;
+    `compact`, which packs audiences of 100 ids and more; or `package.module:Codec`, a Python class.
+    Whoever shares the store has to read what this daemon writes: docs/operations.md says how to
+    change it. The memory store has none."""
+
     memory: MemorySettings = MemorySettings()
     redis: RedisSettings = RedisSettings()
     postgres: PostgresSettings = PostgresSettings()
+
+    @model_validator(mode="after")
+    def _codec_has_a_meaning(self) -> Self:
+        if self.kind == "memory" and self.codec != "json":
+            refuse(
+                [("codec", 'must be "json" where backend.kind is "memory", which encodes nothing')]
+            )
+        return self
 
     @model_validator(mode="after")
     def _room_for_one_message(self) -> Self:

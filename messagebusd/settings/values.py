@@ -233,9 +233,18 @@ def _pubsub_channel(name: str) -> str:
     return name
 
 
+_CODEC = Kind('"json", "compact" or "package.module:Codec"')
+
+
 def _callable_name(name: str) -> str:
     if not _CALLABLE.fullmatch(name):
         raise ValueError("must be package.module:function")
+    return name
+
+
+def _codec_name(name: str) -> str:
+    if name not in ("json", "compact") and not _CALLABLE.fullmatch(name):
+        raise ValueError(f"must be {_CODEC.allowed}")
     return name
 
 
@@ -349,6 +358,7 @@ TrustedProxy = Annotated[
 ]
 ChannelText = Annotated[Text, AfterValidator(_channel), Kind('text that begins with "/"')]
 CallableName = Annotated[Text, AfterValidator(_callable_name), Kind('"package.module:function"')]
+CodecName = Annotated[Text, AfterValidator(_codec_name), _CODEC]
 FilePath = Annotated[Path, PlainValidator(_file_path), _PATH_KIND]
 Token = Annotated[SecretStr, AfterValidator(_token), Kind("text in quotes", hidden=True)]
 # Not a secret by itself, but the place where a secret is pasted by mistake.

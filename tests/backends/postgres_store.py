@@ -22,6 +22,7 @@ from messagebusd.backends.postgres.schema import TABLES
 from messagebusd.protocol.catchup import LastId
 from messagebusd.protocol.channels import qualify
 from messagebusd.protocol.message import Message
+from messagebusd.protocol.stored import JSON, EnvelopeCodec
 from messagebusd.settings.backend import PostgresSettings
 from tests.backends.stores import Announcements, Store
 from tests.support.clock import FakeClock
@@ -45,10 +46,17 @@ class PostgresStore(Store):
     if it is another one. ``settings`` are added."""
 
     def __init__(
-        self, server: PostgresServer, *, port: int = 0, listen_port: int = 0, **settings: object
+        self,
+        server: PostgresServer,
+        *,
+        port: int = 0,
+        listen_port: int = 0,
+        codec: EnvelopeCodec = JSON,
+        **settings: object,
     ) -> None:
         super().__init__()
         self.server = server
+        self.codec = codec
         self.clock = FakeClock()
         self.database = ""
         self._port, self._listen_port = port, listen_port
@@ -71,6 +79,7 @@ class PostgresStore(Store):
             self.settings(**settings),
             self.reports,
             keepalive_interval=0,
+            codec=self.codec,
             clock=self.clock,
         )
 

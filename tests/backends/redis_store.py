@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from messagebusd.backends.base import Backend, Retention
 from messagebusd.backends.redis import RedisBackend
+from messagebusd.protocol.stored import JSON, EnvelopeCodec
 from messagebusd.settings.backend import RedisSettings
 from tests.backends.stores import Store
 from tests.support.redis_server import RedisServer
 
 
 class RedisStore(Store):
-    def __init__(self, server: RedisServer, **settings: object) -> None:
+    def __init__(
+        self, server: RedisServer, *, codec: EnvelopeCodec = JSON, **settings: object
+    ) -> None:
         super().__init__()
         self.server = server
+        self.codec = codec
         self.settings = RedisSettings(**{"url": server.url, **settings})
         self.keepalive_interval = 0.0
 
@@ -27,6 +31,7 @@ class RedisStore(Store):
             self.settings,
             self.reports,
             keepalive_interval=self.keepalive_interval,
+            codec=self.codec,
         )
 
     async def pass_time(self, seconds: float) -> None:

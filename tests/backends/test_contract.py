@@ -156,6 +156,22 @@ async def test_messages_come_back_as_published(store):
     assert (await store.backend.message("/a|b$|$s", 1)).encoded == message.encoded
 
 
+async def test_long_audiences_come_back_as_published(store):
+    audiences = [
+        Audience(range(1, 20_000, 3)),
+        Audience([5, 5, -1, 2**40], ["g", "7", 7], [f"{each:032x}" for each in range(500)]),
+        None,
+    ]
+    for audience in audiences:
+        await store.publish("/a", b'{"a":1.50}', audience=audience)
+    announced = await store.announcements(3)
+    stored = (await store.read("/a")).messages
+    everything = (await store.backend.global_backlog(0, max_messages=9, max_bytes=2**30)).messages
+    for found in (announced, stored, everything):
+        assert [each.audience for each in found] == audiences
+        assert {each.data for each in found} == {b'{"a":1.50}'}
+
+
 @pytest.mark.parametrize(("count", "expected"), [(1, [5]), (3, [3, 4, 5]), (5, [1, 2, 3, 4, 5])])
 async def test_lookback(store, count, expected):
     for _ in range(5):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from cryptography.fernet import Fernet
 
 from tests.docs.shell import SITE, Command, Shell, commands
 from tests.support.hosted import HostedDaemon
@@ -22,6 +23,7 @@ from tests.support.redis_server import RedisServer
 
 PAGE = Page("docs/operations.md", __name__)
 [EXPLAIN] = commands(PAGE.block("console", "messagebusd explain"))
+CODEC = PAGE.block("python", "def encode")
 DOCTOR = PAGE.block("sh", "--public-url")
 
 # Times, ids, and the node's name differ from one run to the next.
@@ -119,3 +121,39 @@ def test_a_reload(tmp_path: Path, redis_server: RedisServer) -> None:
         assert not missing, program.output
     finally:
         program.stop()
+
+
+async def test_a_codec_of_ones_own(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store does not show what is in a message, and the right people get it."""
+    redis_server.flush()
+    (tmp_path / "forum_codec.py").write_text(CODEC.text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("FORUM_CODEC_KEY", Fernet.generate_key().decode())
+    settings = {
+        "server": {"trusted_proxies": ["127.0.0.1"]},
+        "backend": {
+            "kind": "redis",
+            "codec": "forum_codec:Encrypted",
+            "redis": {"url": redis_server.url},
+        },
+        "lookup": {"mode": "headers"},
+        "channels": [{"pattern": "*"}],
+    }
+    async with HostedDaemon(tmp_path, settings) as daemon:
+        await daemon.publish("/inbox", {"text": "hush"}, user_ids=[42])
+        await daemon.publish("/inbox", {"text": "hello"})
+        [hidden, _] = redis_server.control.zrange("__mb_backlog_n_/inbox", 0, -1)
+        assert "|/inbox|custom:" in hidden
+        assert "hush" not in hidden
+        # Somebody who has no key.
+        redis_server.control.zadd("__mb_backlog_n_/inbox", {"2|2|/inbox|custom:hush": 2})
+        for user, texts in (("42", ["hush", "hello"]), ("43", ["hello"])):
+            url = f"{daemon.url}/message-bus/c{user}/poll?dlp=t"
+            async with aiohttp.ClientSession() as session:
+                answer = await session.post(
+                    url, data={"/inbox": "0"}, headers={"X-MessageBus-User": user}
+                )
+                found = [each["data"] for each in await answer.json()]
+            assert [each["text"] for each in found if "text" in each] == texts

@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 
 from messagebusd.metrics import Metrics
 from messagebusd.settings import Settings
@@ -17,6 +18,7 @@ from tests.support.shipped import check_config
 PAGES = list(all_pages(__name__))
 BLOCKS = [block for page in PAGES for block in page.blocks("toml")]
 FILTER = Page("docs/channels.md", __name__).block("python", "def allow")
+CODEC = Page("docs/operations.md", __name__).block("python", "def encode")
 
 _SECRET_FILE = re.compile(r'"(/etc/messagebusd/[\w./-]+)"')
 KEYS = {".".join(key.path) for key in keys_of(Settings)}
@@ -33,9 +35,11 @@ def test_check_config_accepts_it(
         path.write_text(f"whsec_{secrets.token_hex(32)}")
         return f'"{path}"'
 
-    # The function that a filter names stands on the same page.
+    # What a filter and a codec name stands on the same page.
     (tmp_path / "forum_filters").mkdir()
     (tmp_path / "forum_filters" / "chat.py").write_text(FILTER.text)
+    (tmp_path / "forum_codec.py").write_text(CODEC.text)
+    monkeypatch.setenv("FORUM_CODEC_KEY", Fernet.generate_key().decode())
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "bus.toml"
     path.write_text(_SECRET_FILE.sub(here, block.text))

@@ -7,19 +7,27 @@ more. A failure names its seed, and the input is in the assertion.
 
 from __future__ import annotations
 
+import binascii
 import json
 import os
 import random
 import time
+import zlib
 from collections.abc import Callable
 
 import pytest
 
 from messagebusd.errors import RequestError
 from messagebusd.protocol import requests
+from messagebusd.protocol.message import Audience, is_id
 from messagebusd.protocol.publication import PublishRules, parse_publication
 from messagebusd.protocol.requests import MAX_ID, PollLimits
-from messagebusd.protocol.stored import decode_payload, encode_payload
+from messagebusd.protocol.stored import (
+    decode_envelope,
+    decode_payload,
+    encode_compact,
+    encode_payload,
+)
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))
 SEED = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().randrange(2**32)
@@ -41,6 +49,16 @@ PUBLISHES = [
 PAYLOADS = [
     b'1|1|/foo|{"data":{"a":1},"user_ids":[1,2],"group_ids":[3],"client_ids":["c1"]}',
     b'4|1|/foo$$$123$$$siteA|{"data":"multi","user_ids":null,"group_ids":[],"client_ids":null}',
+]
+COMPACT = [
+    b"1|1|/foo|" + encode_compact(b'{"a":[1,"x"]}', Audience([1, 2, 9, -4], ["g"]), from_ids=1),
+    b"4|1|/foo$$$123$$$siteA|" + encode_compact(b'"multi"', Audience(None, None, "ab"), from_ids=1),
+]
+# What is inside, before it is packed.
+AUDIENCES = [
+    b"[[1,2,7,-9],null,null]",
+    b'[["a","7"],[1,"b"],["c1"]]',
+    b"[null,[9223372036854775807,-1],null]",
 ]
 TOKENS = [
     *(b'{}[]",:\\|&=%;+-.0123456789eE \t\r\n\x00\x7f\x80\xc3\xff'[i : i + 1] for i in range(45)),
@@ -163,3 +181,36 @@ def test_stored_payloads():
         return True
 
     fuzz(PAYLOADS, try_one)
+
+
+@pytest.mark.timeout(SECONDS + 60)
+def test_compact_payloads():
+    def try_one(body: bytes) -> bool:
+        try:
+            message = decode_payload(body)
+        except ValueError:
+            return False
+        assert decode_payload(encode_payload(message)).encoded == message.encoded
+        assert json.loads(message.encoded)["channel"] == message.channel
+        return True
+
+    fuzz(COMPACT, try_one)
+
+
+@pytest.mark.timeout(SECONDS + 60)
+def test_packed_audiences():
+    def try_one(inside: bytes) -> bool:
+        packed = binascii.b2a_base64(zlib.compress(inside, 0), newline=False)
+        try:
+            data, audience = decode_envelope(b"compact:%b 1" % packed)
+        except ValueError:
+            return False
+        # Whoever is found there may be told; that it is for nobody in particular, never.
+        assert (data, audience is None) == (b"1", False)
+        lists = [audience.user_ids, audience.group_ids, audience.client_ids]
+        assert any(lists)
+        assert all(ids is None or (ids and all(map(is_id, ids))) for ids in lists)
+        assert decode_envelope(encode_compact(data, audience, from_ids=1)) == (data, audience)
+        return True
+
+    fuzz(AUDIENCES, try_one)

@@ -176,6 +176,13 @@ async def test_a_server_that_goes_away_meanwhile(server: RedisServer) -> None:
     assert found[-1].found.startswith("not any more: ")
 
 
+async def test_a_codec_that_cannot_be_loaded(server: RedisServer) -> None:
+    config = {"backend": {"kind": "redis", "codec": "no_such:Codec", "redis": {"url": server.url}}}
+    diagnosis = await diagnose(config)
+    words = "backend.codec: no_such:Codec cannot be imported"
+    diagnosis.assert_found("redis.announcements", PROBLEM, words)
+
+
 async def test_a_url_that_cannot_be_used(server: RedisServer) -> None:
     diagnosis = await diagnose(redis_config(server, url=f"{server.url}?nonsense=1"))
     diagnosis.assert_found("redis.reachable", PROBLEM, "its only option is db")

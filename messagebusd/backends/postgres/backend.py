@@ -41,7 +41,7 @@ from messagebusd.backends.postgres.listener import Subscriber
 from messagebusd.backends.postgres.notices import large_channel
 from messagebusd.backends.postgres.pool import Pool, connect
 from messagebusd.backends.postgres.publisher import Publisher
-from messagebusd.backends.postgres.rows import decode_rows
+from messagebusd.backends.postgres.rows import Rows
 from messagebusd.backends.postgres.schema import require_tables
 from messagebusd.backends.postgres.sharing import SharedLookups, SharedReads
 from messagebusd.backends.postgres.trimming import Trimmer
@@ -51,7 +51,7 @@ from messagebusd.protocol.catchup import LastId
 from messagebusd.protocol.channels import KEEPALIVE_CHANNEL, qualify
 from messagebusd.protocol.message import Message
 from messagebusd.protocol.publication import Publication
-from messagebusd.protocol.stored import encode_envelope
+from messagebusd.protocol.stored import JSON, EnvelopeCodec
 from messagebusd.settings.backend import PostgresSettings
 
 T = TypeVar("T")
@@ -76,11 +76,13 @@ class PostgresBackend(Backend):
         observer: Observer,
         *,
         keepalive_interval: float,
+        codec: EnvelopeCodec = JSON,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._retention = retention
         self._settings = settings
         self._observer = observer
+        self._encode, self._rows = codec.encode, Rows(codec.decode, observer)
         self._clock = clock
         self._listener: Listener | None = None
         self._publish_times = PublishTimes(clock)
@@ -123,6 +125,7 @@ class PostgresBackend(Backend):
             self._connect_directly,
             settings.notify_channel,
             self._observer,
+            self._rows,
             timeout=settings.timeout,
             on_message=self._on_message,
             clock=self._clock,
@@ -159,7 +162,7 @@ class PostgresBackend(Backend):
 
     async def publish(self, publication: Publication, once: Once | None = None) -> Published:
         name = qualify(publication.channel, publication.site_id)
-        envelope = encode_envelope(publication.data, publication.audience)
+        envelope = self._encode(publication.data, publication.audience)
         self._publish_times.note(name, publication.data)
         published = await self._publisher.publish(name, envelope, once)
         if not published.repeated:
@@ -219,7 +222,7 @@ class PostgresBackend(Backend):
             lambda last_id: self._pool.fetch(statements.MESSAGE, channel, message_id, last_id),
             _highest,
         )
-        messages = decode_rows(rows, self._observer)
+        messages = self._rows.messages(rows)
         return messages[0] if messages else None
 
     async def delete_backlog(self, channel: str) -> None:
@@ -304,7 +307,7 @@ class PostgresBackend(Backend):
         while has_more and not messages:
             bounds = (max_messages, max_bytes, *more)
             rows = await self._read(partial(self._fetch_page, query, after_id, bounds), _highest)
-            messages = decode_rows(rows[:max_messages], self._observer)
+            messages = self._rows.messages(rows[:max_messages])
             has_more = bool(rows) and rows[0]["all"] > min(len(rows), max_messages)
             after_id = rows[:max_messages][-1]["id"] if rows else after_id
         for index, message in enumerate(messages):

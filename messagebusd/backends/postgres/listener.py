@@ -36,7 +36,7 @@ from messagebusd.backends.postgres import statements
 from messagebusd.backends.postgres.link import Link, Position
 from messagebusd.backends.postgres.notices import Notice, Notices
 from messagebusd.backends.postgres.order import Order, Released
-from messagebusd.backends.postgres.rows import decode_rows
+from messagebusd.backends.postgres.rows import Rows
 from messagebusd.errors import StoreUnavailable
 from messagebusd.protocol.message import Message
 
@@ -67,6 +67,7 @@ class Subscriber:
         connect: Callable[[], Awaitable[asyncpg.Connection]],
         notify_channel: str,
         observer: Observer,
+        rows: Rows,
         *,
         timeout: float,
         on_message: Callable[[Message], None] = lambda message: None,
@@ -76,15 +77,14 @@ class Subscriber:
         self.order = Order()
         # Counts the times that everything began anew.
         self.epoch = 0
-        self._notices = Notices(notify_channel, observer, self._hear)
+        self._notices = Notices(notify_channel, observer, rows.decode, self._hear)
         self._link = Link(connect, self._notices, self._on_lost, timeout=timeout)
-        self._observer = observer
+        self._observer, self._rows = observer, rows
         self._timeout = timeout
         self._on_message = on_message
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._life = 0
-        self._is_live = False
+        self._life, self._is_live = 0, False
         self._late: list[Notice] = []
         # Who waits until an id has been announced.
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
@@ -315,7 +315,7 @@ class Subscriber:
         after, goes_on = self.order.seen, True
         while goes_on and after < last_id:
             rows = await self._link.fetch(query, after, last_id, PAGE_MESSAGES, PAGE_BYTES, *more)
-            self.order.found(decode_rows(rows, self._observer))
+            self.order.found(self._rows.messages(rows))
             # A page that is longer than asked for does not know what comes after it.
             goes_on = len(rows) > PAGE_MESSAGES or bool(rows and rows[0]["all"] > len(rows))
             if goes_on:
@@ -331,7 +331,7 @@ class Subscriber:
         found: dict[int, Message] = {}
         if large:
             rows = await self._link.fetch(statements.BY_IDS, large)
-            found = {each.global_id: each for each in decode_rows(rows, self._observer)}
+            found = {each.global_id: each for each in self._rows.messages(rows)}
         for notice in sorted(late, key=lambda each: each.id):
             message = notice.message or found.get(notice.id)
             if message is not None and self.order.is_news(message):

@@ -13,7 +13,7 @@ import asyncpg
 from messagebusd.backends.base import Observer
 from messagebusd.backends.postgres import statements
 from messagebusd.protocol.message import Message
-from messagebusd.protocol.stored import decode_payload
+from messagebusd.protocol.stored import Decode, decode_payload
 
 # What the Ruby library sends when it shuts down; every Ruby subscriber stops at it.
 UNSUBSCRIBE = "$$UNSUBSCRIBE"
@@ -47,11 +47,13 @@ class Notices:
         self,
         notify_channel: str,
         observer: Observer,
+        decode: Decode,
         on_notices: Callable[[Sequence[Notice]], None],
     ) -> None:
         self._channel = notify_channel
         self._large_channel = large_channel(notify_channel)
         self._observer = observer
+        self._decode = decode
         self._on_notices = on_notices
         self._waiting: list[Notice] = []
         self._warned_at = float("-inf")
@@ -75,7 +77,7 @@ class Notices:
                 _log.warning("a Ruby process told all subscribers to stop; messagebusd does not")
             return
         try:
-            message = decode_payload(text.encode())
+            message = decode_payload(text.encode(), self._decode)
             if message.global_id != message.message_id or message.global_id > statements.LAST_ID:
                 raise ValueError("no id of this table")
         except ValueError:

@@ -47,7 +47,7 @@ from messagebusd.protocol.catchup import LastId
 from messagebusd.protocol.channels import KEEPALIVE_CHANNEL, escape, qualify
 from messagebusd.protocol.message import Message
 from messagebusd.protocol.publication import Publication
-from messagebusd.protocol.stored import decode_payload, encode_envelope
+from messagebusd.protocol.stored import JSON, EnvelopeCodec, decode_payload
 from messagebusd.settings.backend import RedisSettings
 
 # Opening takes several round trips; each has the timeout of the settings.
@@ -77,6 +77,7 @@ class RedisBackend(Backend):
         observer: Observer,
         *,
         keepalive_interval: float,
+        codec: EnvelopeCodec = JSON,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         target = Target.from_settings(settings)
@@ -88,6 +89,7 @@ class RedisBackend(Backend):
         self._retention = retention
         self._timeout = settings.timeout
         self._observer = observer
+        self._encode, self._decode = codec
         self._keys = keys
         self._pubsub_channel = pubsub_channel
 
@@ -103,12 +105,13 @@ class RedisBackend(Backend):
         self._writing, self._reading = pipeline(BATCH_COMMANDS), pipeline(BATCH_COMMANDS)
         # Pages are large: what is quickly answered does not stand behind them.
         self._paging = pipeline(PAGES_AT_A_TIME)
-        self._history = History(self._reading, keys, self._note_malformed)
+        self._history = History(self._reading, keys, self._note_malformed, codec.decode)
         self._subscriber = Subscriber(
             route,
             self._history,
             pubsub_channel,
             observer,
+            codec.decode,
             timeout=settings.timeout,
             on_message=self._notice,
             clock=clock,
@@ -159,7 +162,7 @@ class RedisBackend(Backend):
         keys, retention = self._keys, self._retention
         channel = qualify(publication.channel, publication.site_id)
         size, age = publication.max_backlog_size, publication.max_backlog_age
-        envelope = encode_envelope(publication.data, publication.audience)
+        envelope = self._encode(publication.data, publication.audience)
         names: list[Word] = [
             keys.global_id,
             keys.channel_id(channel),
@@ -366,7 +369,7 @@ class RedisBackend(Backend):
         messages = []
         for member in members:
             try:
-                message = decode_payload(member)
+                message = decode_payload(member, self._decode)
             except ValueError:
                 self._note_malformed()
                 continue

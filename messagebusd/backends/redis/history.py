@@ -18,7 +18,7 @@ from messagebusd.backends.redis.recent import Witness
 from messagebusd.backends.redis.scripts import MISSED
 from messagebusd.errors import StoreRefused, StoreUnavailable
 from messagebusd.protocol.message import Message
-from messagebusd.protocol.stored import decode_payload
+from messagebusd.protocol.stored import Decode, decode_payload
 
 # Channels asked about at a time, and messages and bytes read at a time.
 CHANNELS_AT_A_TIME = 200
@@ -47,10 +47,17 @@ class Missed(NamedTuple):
 class History:
     """See the module's docstring. Everything raises StoreUnavailable."""
 
-    def __init__(self, reading: Pipeline, keys: Keys, on_malformed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        reading: Pipeline,
+        keys: Keys,
+        on_malformed: Callable[[], None],
+        decode: Decode,
+    ) -> None:
         self._reading = reading
         self._keys = keys
         self._on_malformed = on_malformed
+        self._decode = decode
 
     async def position(self) -> Position:
         """The last global id and the mark of the store's life, which is set if there is none."""
@@ -142,7 +149,7 @@ class History:
         for member in members:
             if member.startswith(start):
                 try:
-                    message = decode_payload(member)
+                    message = decode_payload(member, self._decode)
                 except ValueError:
                     self._on_malformed()
                     continue

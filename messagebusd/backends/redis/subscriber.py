@@ -23,7 +23,7 @@ from messagebusd.backends.redis.route import Route
 from messagebusd.backends.redis.subscription import Subscription
 from messagebusd.errors import StoreUnavailable
 from messagebusd.protocol.message import Message
-from messagebusd.protocol.stored import decode_payload
+from messagebusd.protocol.stored import Decode, decode_payload
 
 # What the Ruby library sends when it shuts down; every Ruby subscriber stops at it.
 UNSUBSCRIBE = b"$$UNSUBSCRIBE"
@@ -48,6 +48,7 @@ class Subscriber:
         history: History,
         pubsub_channel: str,
         observer: Observer,
+        decode: Decode,
         *,
         timeout: float,
         on_message: Callable[[Message], None] = lambda message: None,
@@ -56,6 +57,7 @@ class Subscriber:
         self._route = route
         self._pubsub_channel = pubsub_channel
         self._observer = observer
+        self._decode = decode
         self._timeout = timeout
         self._on_message = on_message
         self._clock = clock
@@ -250,10 +252,10 @@ class Subscriber:
     # -- announcements -----------------------------------------------------------------------
 
     def _hear(self, payloads: Sequence[bytes]) -> None:
-        hear, notice = self._announcements.hear, self._on_message
+        hear, notice, decode = self._announcements.hear, self._on_message, self._decode
         for payload in payloads:
             try:
-                message = decode_payload(payload)
+                message = decode_payload(payload, decode)
             except ValueError:
                 self._pass_over(payload)
             else:

@@ -8,6 +8,7 @@ names somebody, and data that any peer can read.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
@@ -88,6 +89,8 @@ def _decoder(kind: Any) -> Callable[[bytes | msgspec.Raw], Any]:
 _object = _decoder(dict[str, msgspec.Raw])
 _request = _decoder(_Request)
 _FIELDS = {each.name: _decoder(each.type) for each in msgspec.structs.fields(_Request)}
+# Text as a whole, so that brackets in it are none.
+_BRACKET_OR_TEXT = re.compile(rb'[\[\]{}]|"(?:[^"\\]++|\\.)*+"')
 _AUDIENCE_FIELDS = ("user_ids", "group_ids", "client_ids")
 _WRONG = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -230,14 +233,15 @@ def _may_be_too_deep(data: bytes) -> bool:
 
 
 def _depth(data: bytes) -> int:
-    depth = 0
-    level = [msgspec.json.decode(data)]
-    while level := [each for each in level if isinstance(each, list | dict)]:
-        depth += 1
-        level = [
-            child for each in level for child in (each.values() if isinstance(each, dict) else each)
-        ]
-    return depth
+    """How deep this JSON is nested. It is not decoded: numbers may be too large for that."""
+    depth = deepest = 0
+    for found in _BRACKET_OR_TEXT.finditer(data):
+        if found[0] in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif found[0] in (b"]", b"}"):
+            depth -= 1
+    return deepest
 
 
 class _CacheOperation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

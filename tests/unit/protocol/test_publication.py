@@ -127,6 +127,12 @@ def test_depth_is_limited_so_that_ruby_can_read_it():
     assert refusal(nested(100_000)).code == "invalid_json"
     # brackets in text are no depth
     assert parse_publication(nested(1, "[" * 200), LIMITS)
+    assert parse_publication(nested(1, r"\"[\\" + "{" * 200), LIMITS)
+    assert parse_publication(nested(99, "]" * 99), LIMITS)
+    assert refusal(nested(100, "]" * 99)).code == "limit_exceeded"
+    # siblings are none, and numbers are nobody's business
+    siblings = b'{"channel":"/a","data":[%b1e999]}' % (b'{"a":[]},' * 200)
+    assert b"1e999" in parse_publication(siblings, LIMITS).data
 
 
 OPERATION = {"op": "set", "key": "a", "value": 1, "origin": "o", "hash_key": "h"}

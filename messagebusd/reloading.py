@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -39,6 +40,11 @@ class Reloader:
         self._count = count
         self._notifier = notifier
         self._asked = asyncio.Event()
+
+    def listen(self) -> None:
+        """Be asked by SIGHUP from now on; by those, too, that came while it was blocked."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.ask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     def ask(self) -> None:
         """Have the settings read; asking more than once meanwhile is asking once."""

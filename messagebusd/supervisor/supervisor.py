@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
 import tempfile
@@ -143,7 +142,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        self._reloader.listen()
         try:
             self._bind()
             async with asyncio.TaskGroup() as tasks:

@@ -290,6 +290,24 @@ async def test_a_signal_has_the_settings_read(start_daemon: StartDaemon, tmp_pat
     assert states == ["READY=1", *(["RELOADING=1", "READY=1"] * 2), "STOPPING=1"]
 
 
+async def test_a_signal_that_comes_during_the_start_is_acted_on_after_it(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    (tmp_path / "early.py").write_text(
+        "import os, signal\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "def allow(message, client): return True\n"
+    )
+    filters = [{"channel_prefix": "/", "callable": "early:allow"}]
+    daemon = await start_daemon({"filters": filters}, env={"PYTHONPATH": str(tmp_path)})
+    async with asyncio.timeout(10):
+        while all(each["message"] != "settings reloaded" for each in daemon.log):
+            await asyncio.sleep(0.02)
+    await daemon.publish("/a", 1)
+    assert told(await poll(daemon)) == [1]
+    assert await daemon.stop() == 0
+
+
 async def test_all_workers_change_or_none(
     start_daemon: StartDaemon, redis_server: RedisServer, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ class Notifier:
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
+        self._is_stopping = False
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:
@@ -48,14 +49,16 @@ class Notifier:
 
     def ready(self, status: str = "serving") -> None:
         """The daemon serves; also after a reload."""
-        self._tell("READY=1", f"STATUS={status}")
+        if not self._is_stopping:  # a reload that is broken off says so, too
+            self._tell("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
         """The settings are being read again; `ready` follows."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={self._clock() * 1e6:.0f}")
 
     def stopping(self) -> None:
-        """The daemon has begun to stop."""
+        """The daemon has begun to stop; that it is ready is not told any more."""
+        self._is_stopping = True
         self._tell("STOPPING=1", "STATUS=draining")
 
     def alive(self) -> None:

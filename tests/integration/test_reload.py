@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from messagebusd import server
 from tests.conftest import StartDaemon
 from tests.support.admin import AdminPage
 from tests.support.daemon import ApiError, Daemon
@@ -222,6 +223,36 @@ async def test_a_poll_that_waits_for_the_application_is_answered_by_what_it_met(
         goes_on.set()
         assert told(await polling) == ["for 7"]
         assert told(await poll(daemon)) == []
+
+
+async def test_a_poll_whose_body_comes_slowly_is_answered_by_what_it_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RETIREMENT_SECONDS", 0.05)
+    user_ids = [7, 8, 8]
+
+    def answer(request: Any) -> Any:
+        return {"user_id": user_ids.pop(0)}
+
+    async with application(answer) as url, HostedDaemon(tmp_path, config(url)) as daemon:
+        for each in user_ids[:2]:
+            await daemon.publish("/a", f"for {each}", user_ids=[each])
+        assert told(await poll(daemon)) == ["for 7", {"/a": 2}]
+        slow = encode_request(
+            "POST",
+            "/message-bus/me/poll?dlp=t",
+            headers=[("Content-Type", "application/json")],
+            body=b'{"/a": 0}',
+        )
+        async with await RawConnection.open(daemon.url) as connection:
+            answering = connection.send(slow[:-1])
+            await asyncio.sleep(0.4)  # its head has been read
+            assert await daemon.reload(config(url, cache_ttl=7.0))
+            await asyncio.sleep(0.2)
+            # Who it was before has logged out meanwhile.
+            await daemon.api("POST", "lookups/invalidate", {"user_id": 7})
+            connection.send_more(slow[-1:])
+            assert told(await answering.finished()) == ["for 8", {"/a": 2}]
 
 
 # -- nothing changes

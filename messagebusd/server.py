@@ -77,8 +77,7 @@ SPARE_DESCRIPTORS = 512
 HANDLER_TIMEOUT_SECONDS = 5.0
 # Messages that wait for the store get this long when the daemon stops.
 OUTAGE_SECONDS = 5.0
-# A lookup that others have replaced still answers polls that had begun with it; none takes longer
-# once its body is there.
+# A lookup that others have replaced still answers polls that met it: so long, once they are read.
 RETIREMENT_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
@@ -301,6 +300,7 @@ class Server:
         finally:
             del self._retired[lookup]
             await lookup.close()
+            self.metrics.lookup_paused(self.lookup.is_paused)  # and no longer what that one says
 
     def _forget(self, user_id: Id | None, site_id: str | None) -> None:
         """Have lookups forget, also those that answer their last polls."""

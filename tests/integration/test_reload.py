@@ -255,6 +255,37 @@ async def test_a_poll_whose_body_comes_slowly_is_answered_by_what_it_met(
             assert told(await answering.finished()) == ["for 8", {"/a": 2}]
 
 
+async def test_an_application_that_is_asked_no_longer_is_not_said_to_be_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RETIREMENT_SECONDS", 0.5)
+    asked, goes_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def fail(request: Any) -> Any:
+        asked.release()
+        await goes_on.wait()
+        raise aiohttp.web.HTTPBadGateway
+
+    def with_application(url: str) -> Any:
+        return {**config(url), "poll": {"body_timeout": 0.5}}
+
+    async with (
+        application(fail) as broken,
+        application(lambda request: {"user_id": 7}) as url,
+        HostedDaemon(tmp_path, with_application(broken)) as daemon,
+    ):
+        polls = [asyncio.create_task(poll(daemon, None, ("Cookie", f"_t={n}"))) for n in range(10)]
+        for _ in polls:
+            await asked.acquire()
+        assert await daemon.reload(with_application(url))
+        goes_on.set()
+        assert {each.status for each in await asyncio.gather(*polls)} == {429}
+        assert await sample(daemon, "lookup_paused") == 1
+        async with asyncio.timeout(10):
+            while await sample(daemon, "lookup_paused"):
+                await asyncio.sleep(0.05)
+
+
 # -- nothing changes
 
 

@@ -410,3 +410,36 @@ async def test_all_workers_change_or_none(
     for outcome in ("done", "refused"):
         assert await sample(daemon, f'config_reloads_total{{outcome="{outcome}"}}') == 1
     assert await daemon.stop() == 0
+
+
+async def test_a_worker_that_cannot_change_is_replaced_on_the_same_sockets(
+    start_daemon: StartDaemon, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    redis_server.flush()
+    # A filter with which the first worker that loads it breaks.
+    (tmp_path / "breaking.py").write_text(
+        "import os\n"
+        "from messagebusd.server import Server\n"
+        "def allow(message, client): return True\n"
+        "try:\n"
+        f"    os.close(os.open({str(tmp_path / 'taken')!r}, os.O_CREAT | os.O_EXCL))\n"
+        "    Server.adopt = lambda self: 1 / 0\n"
+        "except FileExistsError:\n"
+        "    pass\n"
+    )
+    base = {
+        "server": {"workers": 2},
+        "backend": {"kind": "redis", "redis": {"url": redis_server.url}},
+    }
+    daemon = await start_daemon(base, env={"PYTHONPATH": str(tmp_path)})
+    async with await RawConnection.open(daemon.url) as connection:
+        connection.send(encode_request("POST", "/message-bus/me/poll", body=b"/a=0"))
+        await asyncio.sleep(0.5)  # parked, at one of the two
+        filters = [{"channel_prefix": "/", "callable": "breaking:allow"}]
+        assert await daemon.reload({**base, "filters": filters})
+        async with asyncio.timeout(10):
+            while sum(each["message"] == "worker ready" for each in daemon.log) < 3:
+                await asyncio.sleep(0.02)
+    for _ in range(32):  # both serve
+        async with asyncio.timeout(0.9):  # a connection that is ignored is tried again after 1 s
+            assert (await poll(daemon)).status == 200

@@ -443,3 +443,32 @@ async def test_a_worker_that_cannot_change_is_replaced_on_the_same_sockets(
     for _ in range(32):  # both serve
         async with asyncio.timeout(0.9):  # a connection that is ignored is tried again after 1 s
             assert (await poll(daemon)).status == 200
+
+
+async def test_workers_are_not_said_to_be_ready_by_a_reload_before_they_are(
+    start_daemon: StartDaemon, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    redis_server.flush()
+    # While the workers begin, somebody makes a mistake in the settings and has them read.
+    (tmp_path / "early.py").write_text(
+        "import os, signal, time\n"
+        "from pathlib import Path\n"
+        f"Path({str(tmp_path / 'daemon-1' / 'bus.toml')!r}).write_text('nonsense')\n"
+        "os.kill(os.getppid(), signal.SIGHUP)\n"
+        "time.sleep(0.5)\n"
+        "def allow(message, client): return True\n"
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        daemon = await start_daemon(
+            {
+                "server": {"workers": 2},
+                "backend": {"kind": "redis", "redis": {"url": redis_server.url}},
+                "filters": [{"channel_prefix": "/", "callable": "early:allow"}],
+            },
+            env={"NOTIFY_SOCKET": str(tmp_path / "notify"), "PYTHONPATH": str(tmp_path)},
+        )
+        heard = [(await asyncio.to_thread(manager.recv, 1000)).split(b"\n")[0] for _ in range(3)]
+        assert heard == [b"READY=1", b"RELOADING=1", b"READY=1"]
+        assert await daemon.stop() == 0

@@ -370,6 +370,19 @@ async def test_a_signal_that_comes_during_the_start_is_acted_on_after_it(
     assert await daemon.stop() == 0
 
 
+async def test_settings_that_are_never_read_keep_nobody_from_stopping(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = await start_daemon()
+    path = daemon.folder / "bus.toml"
+    path.unlink()
+    os.mkfifo(path)  # as a file on a machine that has gone
+    daemon.signal(signal.SIGHUP)
+    await asyncio.sleep(0.5)
+    await daemon.publish("/a", 1)
+    assert await daemon.stop(within=5) == 0
+
+
 async def test_all_workers_change_or_none(
     start_daemon: StartDaemon, redis_server: RedisServer, tmp_path: Path
 ) -> None:

@@ -80,9 +80,11 @@ class Listener:
                 each.close()
 
     async def _accept_all(self, listening: socket.socket) -> None:
+        """Accept who waits."""
         loop = asyncio.get_running_loop()
         listening.setblocking(False)
-        while True:
+        # No more can be waiting now. On Unix sockets others keep coming meanwhile, without an end.
+        for _ in range(LISTEN_BACKLOG):
             try:
                 accepted, _ = listening.accept()
             except ConnectionAbortedError:

@@ -4,7 +4,8 @@ Whoever is in the queue of a socket when it is closed is reset, and may have sen
 So the end comes in steps: the kernel is told to ignore whoever begins to connect (they try again a
 second later, and find another listener, or none), those who have come are accepted and served, and
 only then the socket is closed. A socket that others keep, systemd for one, is left as it is: its
-queue is for them.
+queue is for them. A worker that ends by itself is an exception, whose supervisor hands the socket
+to the next one: that one undoes what the kernel was told.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from messagebusd.listeners import LISTEN_BACKLOG
 # So long handshakes that had begun may take.
 HANDSHAKE_SECONDS = 0.1
 
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 # A packet filter (classic BPF) over TCP headers, see socket(7): what has the flag SYN and not ACK
 # is dropped, all else passes.
 _FLAGS_OFFSET, _SYN, _SYN_ACK = 13, 0x02, 0x12
@@ -49,6 +50,8 @@ class Listener:
         """Accept what comes to these bound sockets, which are ours now. Raises OSError."""
         loop = asyncio.get_running_loop()
         for opened in sockets:
+            if not self._is_shared:
+                _welcome_newcomers(opened)
             # Connections inherit it: a peer that is silently gone is noticed some day.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._sockets.append(opened)
@@ -77,9 +80,11 @@ class Listener:
                 each.close()
 
     async def _accept_all(self, listening: socket.socket) -> None:
+        """Accept who waits."""
         loop = asyncio.get_running_loop()
         listening.setblocking(False)
-        while True:
+        # No more can be waiting now. On Unix sockets others keep coming meanwhile, without an end.
+        for _ in range(LISTEN_BACKLOG):
             try:
                 accepted, _ = listening.accept()
             except ConnectionAbortedError:
@@ -92,10 +97,21 @@ class Listener:
 
 def _ignore_newcomers(listening: socket.socket) -> None:
     """Have the kernel ignore who begins to connect by TCP."""
-    if listening.family not in (socket.AF_INET, socket.AF_INET6) or sys.platform != "linux":
+    if not _may_ignore(listening):
         return
     program = array.array("B", b"".join(struct.pack("HBBI", *each) for each in _NO_NEWCOMERS))
     address, _ = program.buffer_info()
     described = struct.pack("HP", len(_NO_NEWCOMERS), address)
     with suppress(OSError):  # a kernel without filters
         listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+
+
+def _welcome_newcomers(listening: socket.socket) -> None:
+    """Undo that, where another process has done it."""
+    if _may_ignore(listening):
+        with suppress(OSError):  # nobody has
+            listening.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+
+def _may_ignore(listening: socket.socket) -> bool:
+    return listening.family in (socket.AF_INET, socket.AF_INET6) and sys.platform == "linux"

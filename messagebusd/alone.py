@@ -56,15 +56,16 @@ async def _serve(loaded: LoadedSettings, load: Load | None, extend: Extend | Non
         server.adopt()
         configure_logging(changed.settings.log.level, changed.settings.log.format)
 
+    reloader = None
+    if load is not None:
+        # What is asked for during the start is done after it.
+        reloader = Reloader(loaded, load, apply, server.metrics.config_reloaded, notifier)
+        reloader.listen()
     await server.start()
     announce(loaded.settings, server.addresses, server.made_key)
     notifier.ready()
     watching = asyncio.create_task(notifier.keep_alive())
-    reloading = None
-    if load is not None:
-        reloader = Reloader(loaded, load, apply, server.metrics.config_reloaded, notifier)
-        reloading = asyncio.create_task(reloader.run())
-        loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    reloading = None if reloader is None else asyncio.create_task(reloader.run())
     try:
         await stop.wait()
     finally:

@@ -33,7 +33,7 @@ class Hub:
     """See the module's docstring. Intervals in seconds, buffers in bytes.
 
     ``max_active_clients``, ``interval``, ``max_client_buffer`` and ``filters`` may be changed
-    while it runs; they apply to the next poll.
+    while it runs: the first two apply to the next poll, the others to whatever comes next for all.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """What a service manager is told (systemd's ``Type=notify``, see sd_notify(3)).
 
 The protocol is one datagram a message, to the socket that the environment names. Without one,
-nothing is told. Where the manager does not listen it is no reason to fail.
+nothing is told. Where the manager does not listen it is no reason to fail. Where it has not come to
+what others told it, `alive` is told again soon anyway; the rest is told once, and waits a moment.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import socket
 import time
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
+
+PATIENCE_SECONDS = 1.0
 
 
 class Notifier:
@@ -33,7 +36,7 @@ class Notifier:
         self._socket: socket.socket | None = None
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)
+        self._is_stopping = False
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:
@@ -48,19 +51,21 @@ class Notifier:
 
     def ready(self, status: str = "serving") -> None:
         """The daemon serves; also after a reload."""
-        self._tell("READY=1", f"STATUS={status}")
+        if not self._is_stopping:  # a reload that is broken off says so, too
+            self._tell("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
         """The settings are being read again; `ready` follows."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={self._clock() * 1e6:.0f}")
 
     def stopping(self) -> None:
-        """The daemon has begun to stop."""
+        """The daemon has begun to stop; that it is ready is not told any more."""
+        self._is_stopping = True
         self._tell("STOPPING=1", "STATUS=draining")
 
     def alive(self) -> None:
         """The loop turns."""
-        self._tell("WATCHDOG=1")
+        self._tell("WATCHDOG=1", patience=0.0)
 
     async def keep_alive(self) -> None:
         """Tell that the loop turns, as often as is asked for, until cancelled."""
@@ -74,8 +79,9 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
-    def _tell(self, *lines: str) -> None:
+    def _tell(self, *lines: str, patience: float = PATIENCE_SECONDS) -> None:
         if self._socket is not None:
+            self._socket.settimeout(patience)
             with suppress(OSError):
                 self._socket.sendto("\n".join(lines).encode(), self._address)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from threading import Thread
 from typing import Literal
 
 from messagebusd.errors import MessageBusError, problems_of
@@ -40,6 +43,11 @@ class Reloader:
         self._notifier = notifier
         self._asked = asyncio.Event()
 
+    def listen(self) -> None:
+        """Be asked by SIGHUP from now on; by those, too, that came while it was blocked."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.ask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
     def ask(self) -> None:
         """Have the settings read; asking more than once meanwhile is asking once."""
         self._asked.set()
@@ -59,8 +67,7 @@ class Reloader:
     async def reload(self) -> Outcome:
         """Read the settings once; say what came of it."""
         try:
-            # Files may be slow to read; and meanwhile the loop turns.
-            read = await asyncio.to_thread(self._load)
+            read = await self._read()
             reload = merge(self.running, read)
             await self._apply(reload.loaded)
         except (MessageBusError, OSError) as error:
@@ -80,6 +87,21 @@ class Reloader:
                 extra={"keys": ", ".join(reload.left)},
             )
         return "done"
+
+    async def _read(self) -> LoadedSettings:
+        """Files may be slow to read: meanwhile the loop turns, and where they are never read, a
+        thread that nobody waits for is left behind, and the daemon can end."""
+        found: Future[LoadedSettings] = Future()
+
+        def read() -> None:
+            found.set_running_or_notify_cancel()
+            try:
+                found.set_result(self._load())
+            except BaseException as error:
+                found.set_exception(error)
+
+        Thread(target=read, name="settings", daemon=True).start()
+        return await asyncio.wrap_future(found)
 
 
 def _refuse(problems: list[str]) -> None:

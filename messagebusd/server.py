@@ -77,7 +77,7 @@ SPARE_DESCRIPTORS = 512
 HANDLER_TIMEOUT_SECONDS = 5.0
 # Messages that wait for the store get this long when the daemon stops.
 OUTAGE_SECONDS = 5.0
-# A lookup that others have replaced still answers polls that had begun with it; none takes longer.
+# A lookup that others have replaced still answers polls that met it: so long, once they are read.
 RETIREMENT_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
@@ -265,6 +265,7 @@ class Server:
         """
         assert self._next is not None, "nothing was prepared"
         (settings, doors, ring, filters, lookup), self._next = self._next, None
+        seconds = self._settings.poll.body_timeout + RETIREMENT_SECONDS
         self._settings, self._doors = settings, doors
         poll, lasting = settings.poll, self._lasting
         self.hub.interval = poll.long_polling_interval
@@ -279,7 +280,7 @@ class Server:
         if self.inbox is not None:
             self.inbox.rules = doors.rules
         if lookup is not self.lookup:
-            self._retired[self.lookup] = self._loop.create_task(self._retire(self.lookup))
+            self._retired[self.lookup] = self._loop.create_task(self._retire(self.lookup, seconds))
             self.lookup = lookup
             self.metrics.lookup_paused(False)
         for listener, board in self._boards.items():
@@ -293,12 +294,13 @@ class Server:
         if waiting is not None and waiting.lookup is not self.lookup:
             await waiting.lookup.close()
 
-    async def _retire(self, lookup: IdentityLookup) -> None:
+    async def _retire(self, lookup: IdentityLookup, seconds: float) -> None:
         try:
-            await asyncio.sleep(RETIREMENT_SECONDS)
+            await asyncio.sleep(seconds)
         finally:
             del self._retired[lookup]
             await lookup.close()
+            self.metrics.lookup_paused(self.lookup.is_paused)  # and no longer what that one says
 
     def _forget(self, user_id: Id | None, site_id: str | None) -> None:
         """Have lookups forget, also those that answer their last polls."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -32,6 +33,14 @@ class StartDaemon(Protocol):
     async def __call__(
         self, config: Config | None = None, *, env: Mapping[str, str] | None = None
     ) -> Daemon: ...
+
+
+@pytest.fixture(autouse=True)
+def _signal_mask() -> Iterator[None]:
+    """Signals that a command blocks in this process are blocked in no other test's."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.fixture

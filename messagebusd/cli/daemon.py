@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,8 @@ def serve(path: Path | None, listen: str | None, backend: str | None) -> None:
     signal ends them at once. SIGHUP has file and environment read again: keys, rules, limits,
     lookups and log level change at once, or, if anything is wrong, nothing does.
     """
+    # One that comes before anybody can act on it waits until then, see `reloading.listen`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     overrides = {"server.listen": listen, "backend.kind": backend}
     loaded = load_or_exit(path, **overrides)
     configure_logging(loaded.settings.log.level, loaded.settings.log.format)

@@ -10,6 +10,8 @@ import msgspec
 
 from messagebusd.cli.api import Api, ApiError, Query, node_options, printable, site_option
 
+_PATH = "/api/v1/explain"
+
 
 class _Fact(msgspec.Struct):
     about: str
@@ -82,17 +84,17 @@ def explain(
     failed = False
     for node in nodes:
         try:
-            answer = node.ask("GET", "/api/v1/explain", msgspec.Raw, query=query)
+            if as_json:
+                click.echo(bytes(node.ask("GET", _PATH, msgspec.Raw, query=query)))
+                continue
+            explanation = node.ask("GET", _PATH, _Explanation, query=query)
         except ApiError as error:
             if len(nodes) == 1:
                 raise
             error.show()  # the others may know
             failed = True
             continue
-        if as_json:
-            click.echo(bytes(answer))
-            continue
-        for line in _lines(msgspec.json.decode(answer, type=_Explanation), told):
+        for line in _lines(explanation, told):
             click.echo(line)
     if failed:
         raise click.exceptions.Exit(1)

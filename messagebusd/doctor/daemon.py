@@ -8,7 +8,7 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 
-from messagebusd.settings import Settings, TcpAddress, UnixAddress
+from messagebusd.settings import FdAddress, Settings, TcpAddress, UnixAddress
 
 TIMEOUT_SECONDS = 5.0
 # Addresses that mean all of a machine's.
@@ -79,6 +79,12 @@ class Daemon:
         return msgspec.json.decode(await self._read(method, path, body, query))
 
     async def _read(self, method: str, path: str, body: object, query: dict[str, str]) -> bytes:
+        if isinstance(self._address, FdAddress):
+            # Not to be looked for: whoever is found by another name would be told the key.
+            raise DaemonUnreachable(
+                f"the daemon's API is on a socket that it is passed ({self._address}): where that "
+                "is, the settings do not say"
+            )
         data = None if body is None else msgspec.json.encode(body)
         headers = self._headers if data is None else {**self._headers, **_JSON}
         try:

@@ -5,6 +5,7 @@ Times leave this module as seconds since the epoch: workers and nodes have diffe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,9 @@ from messagebusd.recent import CaughtUp, Delivered, Ended, Recent
 
 # Polls that an answer tells of, of each worker: somebody may have hundreds of tabs.
 MAX_POLLS = 20
+
+# As long as Python reads and shows in any case.
+_INTEGER = re.compile(r"[0-9]{1,640}")
 
 Announcement = Literal["announced", "not_yet", "too_long_ago", "unknown"]
 
@@ -243,7 +247,7 @@ def _alike(hub: Hub, user_id: Id | None) -> Id | None:
     other: Id
     if isinstance(user_id, int):
         other = str(user_id)
-    elif user_id.isascii() and user_id.isdigit():
+    elif _INTEGER.fullmatch(user_id):
         other = int(user_id)
     else:
         return None

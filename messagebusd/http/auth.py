@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -134,10 +134,15 @@ class KeyRing:
 
     def adopt(self, other: KeyRing) -> None:
         """Have these keys from now on; a key that stays keeps what it has used of its allowance."""
-        self._keys = tuple(self._with_allowance(each) for each in other._keys)
+        digests = {each.digest for each in other._keys}
+        self._keys = tuple(self._with_allowance(each, digests) for each in other._keys)
 
-    def _with_allowance(self, key: Key) -> Key:
-        known = self._find(key.digest) or self.named(key.name)
+    def _with_allowance(self, key: Key, staying: Collection[bytes]) -> Key:
+        """``staying`` are the digests of all keys: one of them keeps its allowance for itself, also
+        where its name is another key's from now on."""
+        known = self._find(key.digest)
+        if known is None and (namesake := self.named(key.name)) is not None:
+            known = None if namesake.digest in staying else namesake
         if known is None or known.allowance is None or key.rate is None:
             return key
         known.allowance.change(key.rate.amount, key.rate.seconds)

@@ -35,6 +35,7 @@ NDJSON = "application/x-ndjson"
 
 _HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
+_MAX_JSON_ID = 640
 # Names that people give to a key in a query.
 _KEY_NAMES = frozenset({"key", "api_key", "apikey", "token", "access_token", "authorization"})
 
@@ -109,10 +110,13 @@ class Query:
 
 
 def id_of(text: str) -> Id:
-    """The id in a query: what is JSON is read as JSON, any other as text."""
+    """The id in a query: what is JSON is read as JSON, any other as text, as is what is longer than
+    any integer that could be shown."""
+    if len(text) > _MAX_JSON_ID:
+        return text
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return text
     return value if type(value) in (int, str) else text
 

@@ -92,6 +92,11 @@ class IdentityLookup(ABC):
 
     is_immediate = False
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the application is left alone for a moment."""
+        return False
+
     async def open(self) -> None:
         """Get ready; called once, before anything else."""
         return

@@ -35,6 +35,11 @@ class CircuitBreaker:
         self._on_trial = False
 
     @property
+    def is_paused(self) -> bool:
+        """What ``changed`` was told last."""
+        return self._open_until is not None
+
+    @property
     def is_open(self) -> bool:
         """Whether `admit` would refuse."""
         until = self._open_until

@@ -76,6 +76,10 @@ class WebhookLookup(IdentityLookup):
         self._is_failing = False
         self._log_again_at = 0.0
 
+    @property
+    def is_paused(self) -> bool:
+        return self._breaker.is_paused
+
     async def open(self) -> None:
         await self._host.open()
 

@@ -47,7 +47,10 @@ class Bucket:
         return 0.0
 
     def change(self, amount: int, seconds: float) -> None:
-        """Be another allowance, of which as much has been used."""
+        """Be another allowance, of which as much has been used: all of it at most, whatever was
+        owed besides. The same one again changes nothing."""
+        if (self._window, self._each) == (seconds, seconds / amount):
+            return
         now = self._clock()
         used = min((self._full_at - now) / self._each, float(amount))
         self._window = seconds

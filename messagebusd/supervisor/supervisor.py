@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
 import tempfile
@@ -133,7 +132,7 @@ class Supervisor:
         self._addresses: dict[str, str] = {}
         workers = loaded.settings.server.workers
         self._workers = [Worker(number) for number in range(1, workers + 1)]
-        self._is_announced = False
+        self._announced = asyncio.Event()
         self._is_hurried = False
         self._stopping = asyncio.Event()
         self._exit_status = 0
@@ -143,7 +142,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        self._reloader.listen()
         try:
             self._bind()
             async with asyncio.TaskGroup() as tasks:
@@ -189,7 +188,7 @@ class Supervisor:
             ending = await self._run(worker)
             if self._stopping.is_set():
                 self._judge(worker, ending)
-            elif not self._is_announced:
+            elif not self._announced.is_set():
                 self._give_up(worker, ending)
             else:
                 was_stable = ending.was_ready and loop.time() - started >= STABLE_SECONDS
@@ -247,8 +246,8 @@ class Supervisor:
             process.is_ready = True
             fields = {"worker": worker.number, "pid": process.popen.pid}
             _log.info("worker ready", extra=fields)
-            if not self._is_announced and all(each.is_ready for each in self._workers):
-                self._is_announced = True
+            if not self._announced.is_set() and all(each.is_ready for each in self._workers):
+                self._announced.set()
                 announce(self._loaded.settings, self._addresses, self._made_key)
                 self._notifier.ready()
         elif word == FAILED:
@@ -286,8 +285,13 @@ class Supervisor:
     # -- other settings
 
     async def _reload(self) -> None:
-        """Read the settings again when we are asked to, until we stop."""
-        reloading = asyncio.create_task(self._reloader.run())
+        """Read the settings again when we are asked to, once all serve and until we stop."""
+
+        async def reload() -> None:
+            await self._announced.wait()  # the manager is told after each that we are ready
+            await self._reloader.run()
+
+        reloading = asyncio.create_task(reload())
         try:
             await self._stopping.wait()
         finally:

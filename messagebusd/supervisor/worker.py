@@ -114,7 +114,7 @@ async def _change(
 ) -> None:
     """Go by other settings when the supervisor says so.
 
-    What goes wrong with that ends the worker: the next one begins with the right ones.
+    What goes wrong with that ends the worker, at once: the next one begins with the right ones.
     """
     loaded: LoadedSettings | None = None
     try:
@@ -133,6 +133,7 @@ async def _change(
                 server.metrics.config_reloaded(value.decode())
     except Exception:
         _log.exception("changing the settings failed, this worker ends")
+        orders.hurry.set()
         orders.stop.set()
 
 

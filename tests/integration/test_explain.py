@@ -101,6 +101,17 @@ async def test_questions_are_read_strictly(daemon: HostedDaemon) -> None:
             await daemon.api("GET", "explain", query=query)
 
 
+@pytest.mark.parametrize("user_id", ["9" * 5000, "9" * 600, "[" * 2000, "[" * 600])
+async def test_ids_that_nobody_has_are_read_as_text(daemon: HostedDaemon, user_id: str) -> None:
+    await daemon.publish("/a", 1)
+    found = await explain(daemon, 1, "/a", user_id=user_id)
+    assert found["conclusion"] == "not_connected"
+    assert await daemon.api("GET", "clients", query={"user_id": user_id}) == {
+        "clients": [],
+        "next": None,
+    }
+
+
 async def command(*arguments: str, key: str) -> subprocess.CompletedProcess[str]:
     return await asyncio.to_thread(
         subprocess.run,

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from messagebusd import server
 from tests.conftest import StartDaemon
 from tests.support.admin import AdminPage
 from tests.support.daemon import ApiError, Daemon
@@ -224,6 +225,67 @@ async def test_a_poll_that_waits_for_the_application_is_answered_by_what_it_met(
         assert told(await poll(daemon)) == []
 
 
+async def test_a_poll_whose_body_comes_slowly_is_answered_by_what_it_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RETIREMENT_SECONDS", 0.05)
+    user_ids = [7, 8, 8]
+
+    def answer(request: Any) -> Any:
+        return {"user_id": user_ids.pop(0)}
+
+    async with application(answer) as url, HostedDaemon(tmp_path, config(url)) as daemon:
+        for each in user_ids[:2]:
+            await daemon.publish("/a", f"for {each}", user_ids=[each])
+        assert told(await poll(daemon)) == ["for 7", {"/a": 2}]
+        slow = encode_request(
+            "POST",
+            "/message-bus/me/poll?dlp=t",
+            headers=[("Content-Type", "application/json")],
+            body=b'{"/a": 0}',
+        )
+        async with await RawConnection.open(daemon.url) as connection:
+            answering = connection.send(slow[:-1])
+            await asyncio.sleep(0.4)  # its head has been read
+            assert await daemon.reload(config(url, cache_ttl=7.0))
+            await asyncio.sleep(0.2)
+            # Who it was before has logged out meanwhile.
+            await daemon.api("POST", "lookups/invalidate", {"user_id": 7})
+            connection.send_more(slow[-1:])
+            assert told(await answering.finished()) == ["for 8", {"/a": 2}]
+
+
+async def test_an_application_that_is_asked_no_longer_is_not_said_to_be_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RETIREMENT_SECONDS", 0.5)
+    asked, goes_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def fail(request: Any) -> Any:
+        asked.release()
+        await goes_on.wait()
+        raise aiohttp.web.HTTPBadGateway
+
+    def with_application(url: str) -> Any:
+        return {**config(url), "poll": {"body_timeout": 0.5}}
+
+    async with (
+        application(fail) as broken,
+        application(lambda request: {"user_id": 7}) as url,
+        HostedDaemon(tmp_path, with_application(broken)) as daemon,
+    ):
+        polls = [asyncio.create_task(poll(daemon, None, ("Cookie", f"_t={n}"))) for n in range(10)]
+        for _ in polls:
+            await asked.acquire()
+        assert await daemon.reload(with_application(url))
+        goes_on.set()
+        assert {each.status for each in await asyncio.gather(*polls)} == {429}
+        assert await sample(daemon, "lookup_paused") == 1
+        async with asyncio.timeout(10):
+            while await sample(daemon, "lookup_paused"):
+                await asyncio.sleep(0.05)
+
+
 # -- nothing changes
 
 
@@ -290,6 +352,37 @@ async def test_a_signal_has_the_settings_read(start_daemon: StartDaemon, tmp_pat
     assert states == ["READY=1", *(["RELOADING=1", "READY=1"] * 2), "STOPPING=1"]
 
 
+async def test_a_signal_that_comes_during_the_start_is_acted_on_after_it(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    (tmp_path / "early.py").write_text(
+        "import os, signal\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "def allow(message, client): return True\n"
+    )
+    filters = [{"channel_prefix": "/", "callable": "early:allow"}]
+    daemon = await start_daemon({"filters": filters}, env={"PYTHONPATH": str(tmp_path)})
+    async with asyncio.timeout(10):
+        while all(each["message"] != "settings reloaded" for each in daemon.log):
+            await asyncio.sleep(0.02)
+    await daemon.publish("/a", 1)
+    assert told(await poll(daemon)) == [1]
+    assert await daemon.stop() == 0
+
+
+async def test_settings_that_are_never_read_keep_nobody_from_stopping(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = await start_daemon()
+    path = daemon.folder / "bus.toml"
+    path.unlink()
+    os.mkfifo(path)  # as a file on a machine that has gone
+    daemon.signal(signal.SIGHUP)
+    await asyncio.sleep(0.5)
+    await daemon.publish("/a", 1)
+    assert await daemon.stop(within=5) == 0
+
+
 async def test_all_workers_change_or_none(
     start_daemon: StartDaemon, redis_server: RedisServer, tmp_path: Path
 ) -> None:
@@ -330,3 +423,65 @@ async def test_all_workers_change_or_none(
     for outcome in ("done", "refused"):
         assert await sample(daemon, f'config_reloads_total{{outcome="{outcome}"}}') == 1
     assert await daemon.stop() == 0
+
+
+async def test_a_worker_that_cannot_change_is_replaced_on_the_same_sockets(
+    start_daemon: StartDaemon, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    redis_server.flush()
+    # A filter with which the first worker that loads it breaks.
+    (tmp_path / "breaking.py").write_text(
+        "import os\n"
+        "from messagebusd.server import Server\n"
+        "def allow(message, client): return True\n"
+        "try:\n"
+        f"    os.close(os.open({str(tmp_path / 'taken')!r}, os.O_CREAT | os.O_EXCL))\n"
+        "    Server.adopt = lambda self: 1 / 0\n"
+        "except FileExistsError:\n"
+        "    pass\n"
+    )
+    base = {
+        "server": {"workers": 2},
+        "backend": {"kind": "redis", "redis": {"url": redis_server.url}},
+    }
+    daemon = await start_daemon(base, env={"PYTHONPATH": str(tmp_path)})
+    async with await RawConnection.open(daemon.url) as connection:
+        connection.send(encode_request("POST", "/message-bus/me/poll", body=b"/a=0"))
+        await asyncio.sleep(0.5)  # parked, at one of the two
+        filters = [{"channel_prefix": "/", "callable": "breaking:allow"}]
+        assert await daemon.reload({**base, "filters": filters})
+        async with asyncio.timeout(10):
+            while sum(each["message"] == "worker ready" for each in daemon.log) < 3:
+                await asyncio.sleep(0.02)
+    for _ in range(32):  # both serve
+        async with asyncio.timeout(0.9):  # a connection that is ignored is tried again after 1 s
+            assert (await poll(daemon)).status == 200
+
+
+async def test_workers_are_not_said_to_be_ready_by_a_reload_before_they_are(
+    start_daemon: StartDaemon, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    redis_server.flush()
+    # While the workers begin, somebody makes a mistake in the settings and has them read.
+    (tmp_path / "early.py").write_text(
+        "import os, signal, time\n"
+        "from pathlib import Path\n"
+        f"Path({str(tmp_path / 'daemon-1' / 'bus.toml')!r}).write_text('nonsense')\n"
+        "os.kill(os.getppid(), signal.SIGHUP)\n"
+        "time.sleep(0.5)\n"
+        "def allow(message, client): return True\n"
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        daemon = await start_daemon(
+            {
+                "server": {"workers": 2},
+                "backend": {"kind": "redis", "redis": {"url": redis_server.url}},
+                "filters": [{"channel_prefix": "/", "callable": "early:allow"}],
+            },
+            env={"NOTIFY_SOCKET": str(tmp_path / "notify"), "PYTHONPATH": str(tmp_path)},
+        )
+        heard = [(await asyncio.to_thread(manager.recv, 1000)).split(b"\n")[0] for _ in range(3)]
+        assert heard == [b"READY=1", b"RELOADING=1", b"READY=1"]
+        assert await daemon.stop() == 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 
 import pytest
 
 from messagebusd.accepting import Listener
+from messagebusd.listeners import LISTEN_BACKLOG
 
 HOSTS = pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 
@@ -82,3 +84,24 @@ async def test_the_queue_of_a_socket_that_others_have_is_left_to_them() -> None:
         theirs.settimeout(5)
         with client, theirs.accept()[0] as accepted:
             assert accepted.recv(100) == b"hello"
+
+
+async def test_it_ends_while_others_come_without_an_end(tmp_path: Path) -> None:
+    path = str(tmp_path / "bus.sock")
+    opened = socket.socket(socket.AF_UNIX)
+    opened.bind(path)
+    came = 0
+
+    def come_again() -> Echo:
+        nonlocal came
+        came += 1
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+        return Echo()
+
+    listener = Listener(come_again, is_shared=False)
+    await listener.open([opened])
+    with socket.socket(socket.AF_UNIX) as first:
+        first.connect(path)
+        await asyncio.wait_for(listener.close(), 10)
+    assert came >= LISTEN_BACKLOG

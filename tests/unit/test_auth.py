@@ -282,3 +282,15 @@ def test_a_key_keeps_what_it_has_used_of_its_allowance():
         key.count(2)
         with pytest.raises(RateLimited):
             key.count(1)
+
+
+def test_a_key_that_takes_over_a_name_does_not_share_an_allowance():
+    keys = ring(keys=[configured("a", rate="3/h")])
+    known(keys, "a-token").count(2)
+    old = configured("former", rate="3/h", token="a-token")
+    keys.adopt(ring(keys=[old, configured("a", rate="1000/h", token="rotated")]))
+    known(keys, "rotated").count(1000)
+    former = known(keys, "a-token")
+    former.count(1)
+    with pytest.raises(RateLimited):
+        former.count(1)

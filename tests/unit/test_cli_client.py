@@ -321,6 +321,14 @@ def test_answers_that_are_not_understood(api: FakeApi, run: Run, body: bytes) ->
     assert "is not understood" in result.stderr
 
 
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}"])
+def test_an_explanation_that_is_none(api: FakeApi, run: Run, body: bytes) -> None:
+    api.says(body)
+    result = run("explain", "--channel", "/news", "--message", "1", "--user", "7")
+    assert result.exit_code == 1
+    assert "is not understood" in result.stderr
+
+
 def test_redirects_are_not_followed_with_the_key(api: FakeApi, run: Run) -> None:
     api.says(b"", status=302, Location="http://192.0.2.1/")
     result = run("last-id", "/news")

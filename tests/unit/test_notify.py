@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,24 @@ async def test_it_is_fed_as_long_as_the_loop_turns(tmp_path: Path) -> None:
         await asyncio.gather(feeding, return_exceptions=True)
         notifier.close()
     await Notifier().keep_alive()  # nobody watches
+
+
+def test_what_is_told_once_is_told_to_a_manager_that_is_busy(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(5)
+        notifier = Notifier(address)
+        for _ in range(2000):  # more than wait for it
+            notifier.alive()
+        listening = threading.Timer(0.1, lambda: [manager.recv(100) for _ in range(5)])
+        listening.start()
+        notifier.ready()
+        listening.join()
+        manager.setblocking(False)
+        heard = b""
+        with suppress(BlockingIOError):
+            while True:
+                heard = manager.recv(100)
+        assert heard.startswith(b"READY=1")
+        notifier.close()

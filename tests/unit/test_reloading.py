@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -106,10 +107,10 @@ async def test_settings_that_cannot_be_applied_are_not_in_force(
 
 
 @asynccontextmanager
-async def _running(reloader: Reloader) -> AsyncIterator[None]:
+async def _running(reloader: Reloader) -> AsyncIterator[Callable[[], None]]:
     task = asyncio.create_task(reloader.run())
     try:
-        yield
+        yield reloader.ask
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -131,4 +132,30 @@ async def test_the_manager_hears_of_each_reload_also_of_one_that_fails(tmp_path:
                 said = [await loop.sock_recv(manager, 1000) for _ in range(2)]
                 assert said == [b"RELOADING=1\nMONOTONIC_USEC=1500000", b"READY=1\nSTATUS=serving"]
         assert world.outcomes == ["done", "refused"]
+        notifier.close()
+
+
+async def test_the_manager_does_not_hear_that_a_daemon_is_ready_which_stops(
+    tmp_path: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        address = str(tmp_path / "notify")
+        manager.bind(address)
+        manager.setblocking(False)
+        loop = asyncio.get_running_loop()
+        notifier, go_on = Notifier(address), threading.Event()
+        world = World(tmp_path, notifier)
+
+        def load() -> LoadedSettings:
+            go_on.wait(10)
+            return world.load()
+
+        async with _running(Reloader(world.first, load, world._apply, print, notifier)) as ask:
+            ask()
+            assert (await loop.sock_recv(manager, 1000)).startswith(b"RELOADING=1")
+            notifier.stopping()
+        go_on.set()
+        assert await loop.sock_recv(manager, 1000) == b"STOPPING=1\nSTATUS=draining"
+        with pytest.raises(BlockingIOError):
+            manager.recv(1000)
         notifier.close()

@@ -167,3 +167,12 @@ def test_what_was_used_of_an_allowance_counts_for_another(
     assert bucket is buckets.of("a") or not used  # whoever holds it can give back
     clock.advance(seconds)  # and never is it more than all of it that is missing
     assert taken(buckets.of("a")) == amount
+
+
+def test_what_is_owed_stays_owed_where_nothing_changes() -> None:
+    clock = FakeClock()
+    bucket = Bucket(10, 60.0, clock)
+    assert bucket.take(1000) == 0.0
+    owed = bucket.take()
+    bucket.change(10, 60.0)
+    assert bucket.take() == owed

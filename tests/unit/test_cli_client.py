@@ -349,6 +349,16 @@ def test_a_missing_key_is_explained(
     assert [asked.key for asked in api.asked] == ["Bearer hush", None]
 
 
+def test_asking_the_public_listener_is_explained(api: FakeApi, run: Run) -> None:
+    api.refuses(404, "not_found", "there is nothing at this path")
+    result = run("last-id", "/news")
+    assert result.exit_code == 1
+    error, hint = result.stderr.splitlines()
+    assert error == "error: there is nothing at this path (not_found)"
+    assert hint.startswith(f"Is {api.url} the public listener? ")
+    assert "server.internal_listen" in hint
+
+
 def test_the_key_can_be_in_a_file(api: FakeApi, run: Run, tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("from-file\n")

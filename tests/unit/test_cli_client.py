@@ -190,6 +190,7 @@ def test_publish_wants_json(api: FakeApi, run: Run, text: str) -> None:
     result = run("publish", "/news", text)
     assert result.exit_code == 2
     assert "is not JSON" in result.stderr
+    assert ("Text needs quotes" in result.stderr) == (text not in ("", "{"))
     assert api.asked == []
 
 

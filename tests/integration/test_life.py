@@ -106,6 +106,15 @@ async def test_a_port_in_use(start_daemon: StartDaemon) -> None:
     assert "Traceback" not in str(caught.value)
 
 
+async def test_a_port_in_use_is_all_that_is_told(start_daemon: StartDaemon) -> None:
+    daemon = await start_daemon()
+    address = daemon.url.removeprefix("http://")
+    lookup = {"mode": "webhook", "webhook": {"url": f"{daemon.url}/who", "secret": "s" * 32}}
+    with pytest.raises(DaemonError, match="cannot listen on") as caught:
+        await start_daemon({"server": {"listen": address}, "lookup": lookup})
+    assert "Unclosed" not in str(caught.value)
+
+
 # -- keys
 
 

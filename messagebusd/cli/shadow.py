@@ -117,7 +117,8 @@ async def _run(
             await _site(runner, listen).start()
         except OSError as error:
             # asyncio names the address once more; a name that is not known has no errno.
-            reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+            code = error.errno or 0
+            reason = os.strerror(code) if code > 0 else error.strerror
             raise ApiError(f"cannot listen on {listen}: {reason}") from None
         click.echo(f"waiting for polls on {listen}", err=True)
         stopping = asyncio.ensure_future(stop.wait())

@@ -202,21 +202,6 @@ class Server:
         self._make_room(_part(self._settings))
         await self.backend.open()
         await self.lookup.open()
-        try:
-            await self._listen()
-        except OSError:
-            await self.lookup.close()  # or its connections complain, after the reason was told
-            raise
-        if self.inbox is not None:
-            self.inbox.start()
-        self._measure_lag(self._loop.time())
-        # What was built so far lives as long as the process: the collector need not look at it
-        # again, and with few cycles made per poll it may look less often at the rest.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 50, 100)
-
-    async def _listen(self) -> None:
         for listener, each in self._runners.items():
             await each.setup()
             assert each.server is not None
@@ -227,6 +212,14 @@ class Server:
             is_shared = isinstance(address, FdAddress)
             self._listeners[listener] = Listener(front, is_shared=is_shared)
             await self._listeners[listener].open(self._sockets(listener))
+        if self.inbox is not None:
+            self.inbox.start()
+        self._measure_lag(self._loop.time())
+        # What was built so far lives as long as the process: the collector need not look at it
+        # again, and with few cycles made per poll it may look less often at the rest.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
 
     def _sockets(self, listener: str) -> Sequence[socket.socket]:
         """What to listen on."""

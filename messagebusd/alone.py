@@ -61,7 +61,11 @@ async def _serve(loaded: LoadedSettings, load: Load | None, extend: Extend | Non
         # What is asked for during the start is done after it.
         reloader = Reloader(loaded, load, apply, server.metrics.config_reloaded, notifier)
         reloader.listen()
-    await server.start()
+    try:
+        await server.start()
+    except OSError:
+        await server.lookup.close()  # or its connections complain, after the reason was told
+        raise
     announce(loaded.settings, server.addresses, server.made_key)
     notifier.ready()
     watching = asyncio.create_task(notifier.keep_alive())

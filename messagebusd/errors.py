@@ -40,7 +40,11 @@ class MessageBusError(Exception):
 
 def problems_of(error: Exception) -> list[str]:
     """What to say of an error that ends the process, or keeps it from changing."""
-    return error.problems if isinstance(error, ConfigurationError) else [str(error)]
+    if isinstance(error, ConfigurationError):
+        return error.problems
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return [error.strerror]  # as text it begins with "[Errno 98]"
+    return [str(error)]
 
 
 class RequestError(MessageBusError):

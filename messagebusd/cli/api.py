@@ -21,6 +21,9 @@ DEFAULT_URL = "http://127.0.0.1:8090"
 PAGE_SIZE = 1000
 """Items that the API gives at a time, at most."""
 
+_ELSEWHERE = (
+    "If its API is elsewhere (server.internal_listen), say where with --url or MESSAGEBUSD_URL."
+)
 _MAX_DETAIL = 500
 _ONE_ANSWER = aiohttp.ClientTimeout(total=30)
 
@@ -103,8 +106,7 @@ class Api:
         except aiohttp.ClientConnectorError as error:
             raise ApiError(
                 f"cannot connect to {self.url}: {_reason(error)}",
-                hint="Is messagebusd running there? If its API is elsewhere "
-                "(server.internal_listen), say where with --url or MESSAGEBUSD_URL.",
+                hint=f"Is messagebusd running there? {_ELSEWHERE}",
             ) from None
         except TimeoutError:
             raise ApiError(f"{self.url} did not answer in time") from None
@@ -153,8 +155,11 @@ class Api:
         except (msgspec.DecodeError, KeyError, TypeError):
             # Not from messagebusd itself: a proxy, or another server.
             message = printable(f"{self.url} answered {response.status} {response.reason}")
-        keyless = response.status == 401 and not self.key
-        hint = "No key was sent: set MESSAGEBUSD_KEY, or use --key-file." if keyless else ""
+        hint = ""
+        if response.status == 401 and not self.key:
+            hint = "No key was sent: set MESSAGEBUSD_KEY, or use --key-file."
+        elif response.status == 404:
+            hint = f"Is {self.url} the public listener? {_ELSEWHERE}"
         wait = response.headers.get("Retry-After", "")
         retry_after = float(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else 0.0
         return ApiError(message, hint=hint, status=response.status, retry_after=retry_after)

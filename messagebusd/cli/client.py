@@ -26,10 +26,13 @@ def _data(text: str) -> msgspec.Raw:
     try:
         msgspec.json.decode(content)
     except msgspec.DecodeError as error:
-        raise click.BadParameter(
-            f"is not JSON: {error}. Text needs quotes of its own: '\"hello\"'",
-            param_hint="JSON",
-        ) from None
+        if not content.strip():
+            reason = "is not JSON: there is nothing"
+        elif content.lstrip()[:1] in (b"{", b"[", b'"'):
+            reason = f"is not JSON: {error}"
+        else:
+            reason = f"is not JSON: {error}. Text needs quotes of its own: '\"hello\"'"
+        raise click.BadParameter(reason, param_hint="JSON") from None
     return msgspec.Raw(content)
 
 

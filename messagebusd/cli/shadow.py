@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 
 import click
@@ -115,7 +116,10 @@ async def _run(
         try:
             await _site(runner, listen).start()
         except OSError as error:
-            raise ApiError(f"cannot listen on {listen}: {error.strerror}") from None
+            # asyncio names the address once more; a name that is not known has no errno.
+            code = error.errno or 0
+            reason = os.strerror(code) if code > 0 else error.strerror
+            raise ApiError(f"cannot listen on {listen}: {reason}") from None
         click.echo(f"waiting for polls on {listen}", err=True)
         stopping = asyncio.ensure_future(stop.wait())
         while not stop.is_set() and (count is None or mirror.tally.compared < count):

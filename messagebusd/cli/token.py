@@ -81,7 +81,9 @@ def token(
     """
     settings = load_or_exit(path).settings.lookup
     if settings.mode != "jwt":
-        click.echo(f'warning: lookup.mode is "{settings.mode}", which reads no tokens', err=True)
+        where = "" if path else " (no file was read: --config names one)"
+        text = f'warning: lookup.mode is "{settings.mode}", which reads no tokens{where}'
+        click.echo(text, err=True)
     claims = _claims(settings, user, groups, site, channels, ttl)
     with exit_on_problems():
         click.echo(asyncio.run(_make(settings, claims, key_file, kid)))

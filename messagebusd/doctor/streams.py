@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ class Poll:
             seen.error = "its certificate is not valid"
         except aiohttp.ClientConnectorDNSError:
             seen.error = "its host name is not known"
+        except aiohttp.ClientConnectorError as error:
+            seen.error = os.strerror(error.errno) if error.errno else str(error.os_error)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             seen.error = type(error).__name__
         finally:

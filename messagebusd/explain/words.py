@@ -232,8 +232,7 @@ def _worker(case: Case, found: Evidence) -> Fact:
         return fact("nothing_known", "nothing is known of it here")
     return fact(
         "too_long_ago",
-        "when the message was announced is not recorded: the record of announcements does not "
-        "reach back to it, and begins",
+        "the record of announcements begins: too late to tell when the message was announced",
         found.announcements_since,
     )
 
@@ -329,7 +328,7 @@ def _person(case: Case) -> Iterator[Fact]:
         yield Fact(
             about="person",
             code="never_seen",
-            text=f"no poll of {case.person} is recorded on this node; the record of polls begins",
+            text=f"this node's record of polls begins; it has none of {case.person}",
             at=max(each.polls_since for each in case.evidence),
         )
     elif not any(each.is_waiting for each in case.evidence):

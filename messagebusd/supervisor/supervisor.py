@@ -29,7 +29,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from messagebusd.errors import ConfigurationError
+from messagebusd.errors import ConfigurationError, problems_of
 from messagebusd.listeners import (
     LISTEN_BACKLOG,
     announce,
@@ -87,7 +87,8 @@ def run(loaded: LoadedSettings, load: Load) -> int:
         with _private_folder() as folder:
             return asyncio.run(Supervisor(loaded, load, folder).run())
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for problem in problems_of(error):
+            print(f"error: {problem}", file=sys.stderr)
         return 1
 
 

@@ -101,9 +101,20 @@ async def test_a_socket_that_was_passed(tmp_path: Path) -> None:
 async def test_a_port_in_use(start_daemon: StartDaemon) -> None:
     daemon = await start_daemon()
     address = daemon.url.removeprefix("http://")
-    with pytest.raises(DaemonError, match=r"(?s)exit code 1.*error: .*in use") as caught:
+    with pytest.raises(
+        DaemonError, match=r"(?s)exit code 1.*error: cannot listen on .*in use"
+    ) as caught:
         await start_daemon({"server": {"listen": address}})
     assert "Traceback" not in str(caught.value)
+
+
+async def test_a_port_in_use_is_all_that_is_told(start_daemon: StartDaemon) -> None:
+    daemon = await start_daemon()
+    address = daemon.url.removeprefix("http://")
+    lookup = {"mode": "webhook", "webhook": {"url": f"{daemon.url}/who", "secret": "s" * 32}}
+    with pytest.raises(DaemonError, match="cannot listen on") as caught:
+        await start_daemon({"server": {"listen": address}, "lookup": lookup})
+    assert "Unclosed" not in str(caught.value)
 
 
 # -- keys

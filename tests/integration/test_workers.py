@@ -319,7 +319,9 @@ async def test_a_port_in_use(start_daemon: StartDaemon, config: Configure) -> No
     daemon = await start_daemon(config())
     address = daemon.url.removeprefix("http://")
     for workers in (1, 2):
-        with pytest.raises(DaemonError, match=r"(?s)exit code 1.*error: .*in use") as caught:
+        with pytest.raises(
+            DaemonError, match=r"(?s)exit code 1.*error: cannot listen on .*in use"
+        ) as caught:
             await start_daemon(config(server={"listen": address, "workers": workers}))
         assert "Traceback" not in str(caught.value)
         assert str(caught.value).count("error:") == 1

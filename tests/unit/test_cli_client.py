@@ -190,6 +190,7 @@ def test_publish_wants_json(api: FakeApi, run: Run, text: str) -> None:
     result = run("publish", "/news", text)
     assert result.exit_code == 2
     assert "is not JSON" in result.stderr
+    assert ("Text needs quotes" in result.stderr) == (text not in ("", "{"))
     assert api.asked == []
 
 
@@ -347,6 +348,16 @@ def test_a_missing_key_is_explained(
         "No key was sent: set MESSAGEBUSD_KEY, or use --key-file."
     ]
     assert [asked.key for asked in api.asked] == ["Bearer hush", None]
+
+
+def test_asking_the_public_listener_is_explained(api: FakeApi, run: Run) -> None:
+    api.refuses(404, "not_found", "there is nothing at this path")
+    result = run("last-id", "/news")
+    assert result.exit_code == 1
+    error, hint = result.stderr.splitlines()
+    assert error == "error: there is nothing at this path (not_found)"
+    assert hint.startswith(f"Is {api.url} the public listener? ")
+    assert "server.internal_listen" in hint
 
 
 def test_the_key_can_be_in_a_file(api: FakeApi, run: Run, tmp_path: Path) -> None:

@@ -163,6 +163,15 @@ def test_a_daemon_that_reads_no_tokens_is_warned_of(write: Any) -> None:
     assert claims(result.stdout)["sub"] == 42
 
 
+def test_without_a_file_the_warning_names_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MESSAGEBUSD_CONFIG", raising=False)
+    result = CliRunner().invoke(main, ["token", "--user", "42"])
+    assert result.exit_code == 1
+    assert "(no file was read: --config names one)" in result.stderr
+
+
 def test_check_config_looks_at_keys(write: Any) -> None:
     write('secret_file = "secret"')
     assert run("check-config").output == "ok bus.toml\n"

@@ -28,6 +28,9 @@ from messagebusd.protocol.publication import Publication
 
 # Messages read from the store at a time, and in one turn of the loop.
 PAGE_MESSAGES = 500
+# A poll that reads for longer is answered with what it has: it must be answered in time, and if it
+# were refused, its next one would not get any further.
+READING_SECONDS = 0.9
 
 Forget = Callable[[Id | None, str | None], object]
 
@@ -96,6 +99,7 @@ class MessageBus:
         self._metrics = metrics
         self._forget = forget
         self._outage = OutageQueue(self._store, max_waiting)
+        self._clock = clock
         self._known = KnownIds(clock)
         self._name = secrets.token_hex(8)
         metrics.waiting_messages.set_function(lambda: len(self._outage))
@@ -251,7 +255,9 @@ class MessageBus:
                 asked = zip(connection.channels, positions, strict=True)
                 plan = catchup.plan(asked, last_ids)
                 if plan.replays or connection.has_heard:
-                    catch_up = _CatchUp(self.backend, connection, last_ids, self.max_backlog_bytes)
+                    catch_up = _CatchUp(
+                        self.backend, connection, last_ids, self.max_backlog_bytes, self._clock
+                    )
                     news = await catch_up.run(plan)
                     self.hub.recent.caught_up(connection, positions, began, news.truncated)
                     return news
@@ -274,7 +280,7 @@ class MessageBus:
 
 
 class _CatchUp:
-    """One poll's reading of the backlog: bounded in bytes, hidden messages included."""
+    """One poll's reading of the backlog: bounded in time and in bytes, hidden messages included."""
 
     def __init__(
         self,
@@ -282,10 +288,13 @@ class _CatchUp:
         connection: Connection,
         last_ids: Mapping[str, LastId],
         max_bytes: int,
+        clock: Callable[[], float],
     ) -> None:
         self._backend = backend
         self._connection = connection
         self._bytes_left = max_bytes
+        self._clock = clock
+        self._until = clock() + READING_SECONDS
         self._news = News()
         # Up to which message id each channel has been read, or need not be; and global id.
         self._reached = {channel: last.message_id for channel, last in last_ids.items()}
@@ -297,7 +306,7 @@ class _CatchUp:
         connection, news = self._connection, self._news
         status = plan.status
         for replay in plan.replays:
-            if self._bytes_left <= 0:
+            if self._is_enough:
                 news.truncated = True
                 break
             if await self._replay(replay):
@@ -314,13 +323,18 @@ class _CatchUp:
         news.status = _unqualified(status)
         return news
 
+    @property
+    def _is_enough(self) -> bool:
+        """Whether what has been read is to be answered, and the next poll goes on."""
+        return self._bytes_left <= 0 or self._clock() >= self._until
+
     async def _replay(self, replay: catchup.Replay) -> bool:
         """Read one channel's part, page by page; whether some of it was hidden."""
         channel, after_id = replay.channel, replay.after_id
         if replay.lookback is not None:
             after_id = await self._backend.lookback(channel, replay.lookback)
         more, hidden = True, False
-        while more and self._bytes_left > 0:
+        while more:
             page, more = await self._backend.backlog(
                 channel, after_id, max_messages=PAGE_MESSAGES, max_bytes=self._bytes_left
             )
@@ -333,6 +347,8 @@ class _CatchUp:
                 self._news.messages += visible
                 hidden = hidden or len(visible) < len(page)
             await self._give_way(len(page))
+            if self._is_enough:
+                break
         if more:
             # What was read is all this answer may say about the channel; the rest comes next.
             self._news.truncated = True

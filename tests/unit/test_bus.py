@@ -292,6 +292,26 @@ async def test_one_message_larger_than_the_bound_is_delivered_all_the_same():
     assert news.truncated
 
 
+async def test_a_slow_store_is_read_in_parts():
+    """If a poll that takes too long were refused, its next one would begin again, for ever."""
+    world = World()
+    for _ in range(6):  # two pages
+        await world.publish("/a")
+        await world.publish("/b")
+    positions, got = {"/a": 0, "/b": 0}, []
+    for part in range(4):
+        polling = asyncio.create_task(world.poll(positions.copy()))
+        while not polling.done():
+            world.clock.advance(0.5)
+            world.backend.permits.release()
+            for _ in range(3):
+                await asyncio.sleep(0)
+        connection, transport = polling.result()
+        got += follow(transport, positions)
+        assert (connection.state is State.CLOSED) is (part < 3)
+    assert got == [(channel, number) for channel in ("/a", "/b") for number in range(1, 7)]
+
+
 async def test_hidden_messages_are_skipped_by_a_status():
     world = World()
     for hidden in (True, False, True):

@@ -45,6 +45,7 @@ def draw(found: Sequence[Row], others: Sequence[str], file: Path = FILE) -> None
         for row in found
         if row.figure.name.startswith(panel.subject)
     ]
+    colors = dict(zip((MESSAGEBUSD.name, *others), (_OURS, *_OTHERS), strict=False))
     columns = 4
     lines = -(-len(rows) // columns)
     figure = Figure(figsize=(3 * columns, 2.1 * lines), layout="constrained")
@@ -52,8 +53,12 @@ def draw(found: Sequence[Row], others: Sequence[str], file: Path = FILE) -> None
         axes = figure.add_subplot(lines, columns, place)
         names = [name for name in (MESSAGEBUSD.name, *others) if name in row.peers]
         values = [row.peers[name].value for name in names]
-        bars = axes.barh(names, values, color=[_OURS, *_OTHERS][: len(names)], height=0.6)
-        axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=3)
+        bars = axes.barh(names, values, color=[colors[name] for name in names], height=0.6)
+        axes.bar_label(
+            bars,
+            [f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in values],
+            padding=3,
+        )
         axes.set_title(f"{panel.title}\n({panel.better})", fontsize=9, loc="left")
         axes.set_xlim(0, 1.35 * max(values))
         axes.invert_yaxis()

@@ -114,7 +114,14 @@ class _Polls:
         # When the latest record that is gone was made.
         self.dropped_at: float | None = None
 
-    def make_room(self) -> None:
+    def append(self, record: tuple[Any, ...]) -> None:
+        """Keep this one."""
+        self.channels += len(record[_CHANNELS])
+        self.records.append(record)
+        if self.channels > MAX_CHANNELS or len(self.records) > MAX_RECORDS:
+            self._make_room()
+
+    def _make_room(self) -> None:
         """Forget the oldest ones, a part of all at a time."""
         records = self.records
         while len(records) > MAX_RECORDS * KEPT_PART or self.channels > MAX_CHANNELS * KEPT_PART:
@@ -168,36 +175,31 @@ class Recent:
         truncated: bool = False,
     ) -> None:
         """A poll has read its backlog, from these positions on."""
-        channels, polls = connection.channels, self._caught_up
-        polls.channels += len(channels)
-        polls.records.append(
+        self._caught_up.append(
             (
                 connection.client_id,
                 connection.seq,
                 connection.since,
                 self._clock(),
-                channels,
+                connection.channels,
                 tuple(positions),
                 began,
                 truncated,
             )
         )
-        if polls.channels > MAX_CHANNELS or len(polls.records) > MAX_RECORDS:
-            polls.make_room()
 
     def ended(self, connection: Connection, reason: CloseReason, turn: int) -> None:
         """A poll is about to be forgotten."""
         self._observer.poll_ended(connection.mode, reason)
-        channels, polls = connection.channels, self._ended
-        polls.channels += len(channels)
+        polls = self._ended
         polls.count += 1
-        polls.records.append(
+        polls.append(
             (
                 connection.client_id,
                 connection.seq,
                 connection.since,
                 self._clock(),
-                channels,
+                connection.channels,
                 connection.user_id,
                 connection.group_ids,
                 connection.site_id,
@@ -209,8 +211,6 @@ class Recent:
                 polls.count,
             )
         )
-        if polls.channels > MAX_CHANNELS or len(polls.records) > MAX_RECORDS:
-            polls.make_room()
 
     def restarted(self, turn: int, channels: Collection[str]) -> None:
         """The ids of these channels began anew."""
